@@ -1,0 +1,84 @@
+"""A cache of folders outside the checkout: filled once, complete or absent, never changed.
+
+An entry is made in a temporary folder beside its place and renamed into it when it is whole, under
+a lock, so that two runs that need the same entry make it once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.locks import cache_home, locked, private_folder, try_lock
+
+
+def entry(
+    kind: str,
+    key: str,
+    fill: Callable[[Path], None],
+    *,
+    deadline: Deadline,
+    cancel: Cancel,
+) -> Path:
+    """Return the folder ``<cache>/<kind>/<key>``, made by ``fill(folder)`` where it is missing.
+
+    Args:
+        kind: such as ``images`` or ``snapshots``.
+        key: hex digits over everything that decides what the entry holds.
+        fill: writes the entry into an empty folder; what it leaves after an error is removed.
+    """
+    shelf = private_folder(cache_home() / kind)
+    place = shelf / key
+    if place.is_dir():
+        return place
+    with locked(shelf / f"{key}.lock", deadline=deadline, cancel=cancel):
+        if place.is_dir():
+            return place
+        _sweep_unfinished(shelf, key)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=shelf))
+        try:
+            fill(scratch)
+            _sync(scratch)
+            scratch.rename(place)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+    return place
+
+
+def is_cached(kind: str, key: str) -> bool:
+    """Whether an entry is there already."""
+    return (cache_home() / kind / key).is_dir()
+
+
+def drop(kind: str, key: str) -> None:
+    """Remove an entry that turned out to be unusable. Nobody may be using it."""
+    shelf = cache_home() / kind
+    lock = try_lock(shelf / f"{key}.lock")
+    if lock is None:
+        return
+    try:
+        shutil.rmtree(shelf / key, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _sweep_unfinished(shelf: Path, key: str) -> None:
+    """Remove what a killed fill left behind; we hold the key's lock, so nobody is filling it."""
+    for leftover in shelf.glob(f"{key}.*.part"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring an entry's files to disk before its name appears: a power cut must not halve it."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path.is_dir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,82 @@
+"""Points in time at which things should stop, and the wish to stop earlier."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from build_orchestrator.errors import DeadlineExceeded, Interrupted
+
+
+class Deadline:
+    """The end of a stage: created once, handed down, asked for what remains."""
+
+    def __init__(self, stage: str, limit_s: float, waiting_for: str = "") -> None:
+        self.stage = stage
+        self.limit_s = limit_s
+        self.waiting_for = waiting_for or f"{stage} to end"
+        self._end = time.monotonic() + limit_s
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left; never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return self.remaining_s <= 0
+
+    def exceeded(self) -> DeadlineExceeded:
+        """The error that says which stage waited for what."""
+        return DeadlineExceeded(self.stage, self.limit_s, self.waiting_for)
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded once the deadline has passed."""
+        if self.passed:
+            raise self.exceeded()
+
+
+class Cancel:
+    """The wish to stop, set by a signal and seen by every wait.
+
+    Its file descriptor becomes readable at the moment it is set, so that a ``select`` wakes up at
+    once. A second signal makes it ``urgent``: graces are skipped, the journal never is.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._event = threading.Event()
+        self.signum = 0
+        self.urgent = False
+
+    def fileno(self) -> int:
+        return self._read
+
+    def set(self, signum: int) -> None:
+        """Ask everything to stop. Safe inside a signal handler."""
+        if self._event.is_set():
+            self.urgent = True
+            return
+        self.signum = signum
+        self._event.set()
+        os.write(self._write, b"x")
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Interrupted once somebody asked to stop."""
+        if self.is_set:
+            raise Interrupted(self.signum)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, or raise Interrupted as soon as somebody asks to stop."""
+        if self._event.wait(seconds):
+            raise Interrupted(self.signum)
+
+
+NEVER = Cancel()
+"""For work that must not be interrupted, such as teardown."""

@@ -1,0 +1,177 @@
+"""What is needed to find and destroy machines, synced to disk before the act.
+
+Four records tell a machine's life: ``intent`` (it may exist from now on), ``identity`` (it does,
+and this is how to find it), ``kept`` (alive on purpose until a stated time) and ``gone`` (proven
+dead, its disk removed). Each is written to two places, the run folder and the host-wide state
+folder, so that either alone is enough: a deleted checkout hides nothing.
+
+Layout of the state folder::
+
+    runs/<run uuid>/heartbeat       flock held by the orchestrator while it lives
+    runs/<run uuid>/journal.jsonl   the same lines as <project>/runs/<run id>/journal.jsonl
+    runs/<run uuid>/machines/<machine name>/    disk, keys, sockets of one machine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from build_orchestrator.locks import Lock, private_folder, state_home, try_lock
+from build_orchestrator.model import Identity
+
+JOURNAL = "journal.jsonl"
+HEARTBEAT = "heartbeat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the journals know of one machine."""
+
+    identity: Identity
+    limit_at: float
+    """Seconds since the epoch after which the machine may not live, whatever happens."""
+    request: Mapping[str, Any]
+    answered: bool
+    """Whether the provider has said what the machine is; else it is only possible."""
+    kept_until: float = 0.0
+    """Seconds since the epoch; 0 when it is not kept."""
+    gone: bool = False
+
+
+def machine_name(run_uuid: str, target: str, attempt: int) -> str:
+    """The name that everything of this machine carries."""
+    return f"bo-{run_uuid}-{target}-{attempt}"
+
+
+def run_state(run_uuid: str) -> Path:
+    """The state folder of one run."""
+    return state_home() / "runs" / run_uuid
+
+
+class Journal:
+    """The journal of a living run. Thread-safe."""
+
+    def __init__(self, run_uuid: str, run_folder: Path) -> None:
+        self.run_uuid = run_uuid
+        self.state = private_folder(run_state(run_uuid))
+        self._paths = (run_folder / JOURNAL, self.state / JOURNAL)
+        self._lock = threading.Lock()
+        heartbeat = try_lock(self.state / HEARTBEAT)
+        assert heartbeat is not None, "the uuid is ours alone"
+        self._heartbeat: Lock = heartbeat
+        self._write("run", folder=str(run_folder))
+
+    def folder_for(self, name: str) -> Path:
+        """The machine's own folder in the state folder, made where it is missing."""
+        return private_folder(self.state / "machines" / name)
+
+    def intend(self, identity: Identity, *, limit_at: float, request: Mapping[str, Any]) -> None:
+        """Say that this machine will exist, before it can."""
+        self._write("intent", **_flat(identity), limit_at=limit_at, request=dict(request))
+
+    def identify(self, identity: Identity) -> None:
+        """Say how to find the machine, as soon as the provider has told."""
+        self._write("identity", **_flat(identity))
+
+    def keep(self, name: str, until: float) -> None:
+        """Say that the machine stays alive on purpose until this time (seconds since the epoch)."""
+        self._write("kept", name=name, until=until)
+
+    def bury(self, name: str) -> None:
+        """Say that the machine is proven dead and its disk removed."""
+        self._write("gone", name=name)
+
+    def close(self) -> None:
+        """Let go of the heartbeat. What is still alive may be swept from now on."""
+        self._heartbeat.release()
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        append(self._paths, {"kind": kind, "at": time.time(), **fields}, self._lock)
+
+
+def append(
+    paths: Iterable[Path], record: Mapping[str, Any], lock: threading.Lock | None = None
+) -> None:
+    """Append one record to each journal and sync it, file and folder."""
+    line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    with lock or threading.Lock():
+        for path in paths:
+            new = not path.exists()
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if new:
+                _sync_folder(path.parent)
+
+
+def read(path: Path) -> list[Entry]:
+    """What one journal knows of each machine, in order of appearance.
+
+    A last line that was torn by a crash is ignored: the act that it announces cannot have begun.
+    """
+    entries: dict[str, Entry] = {}
+    for record in records(path):
+        kind, name = record.get("kind"), record.get("name", "")
+        if kind == "intent":
+            entries[name] = Entry(
+                identity=_identity(record),
+                limit_at=record["limit_at"],
+                request=record["request"],
+                answered=False,
+            )
+        elif name in entries:
+            known = entries[name]
+            if kind == "identity":
+                changes: dict[str, Any] = {"identity": _identity(record), "answered": True}
+            elif kind == "kept":
+                changes = {"kept_until": record["until"]}
+            else:
+                changes = {"gone": True}
+            entries[name] = dataclasses.replace(known, **changes)
+    return list(entries.values())
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of one journal, without a torn last line. A missing file has none."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines[:-1]:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # Torn in the middle: a crash, then another writer's line.
+            continue
+    return found
+
+
+def _flat(identity: Identity) -> dict[str, Any]:
+    flat: dict[str, Any] = msgspec.to_builtins(identity)
+    return flat
+
+
+def _identity(record: Mapping[str, Any]) -> Identity:
+    fields = {name: record[name] for name in Identity.__dataclass_fields__ if name in record}
+    return msgspec.convert(fields, Identity)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,98 @@
+"""The host-wide state folder, and flock on files in it.
+
+The kernel frees a lock when its holder dies, however it dies. So a lock that can be taken proves
+that nobody lives, and no lock is ever "taken over".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+
+POLL_S = 0.2
+
+
+def state_home() -> Path:
+    """``$XDG_STATE_HOME/build-orchestrator``: identities, overlays and per-build keys."""
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def cache_home() -> Path:
+    """``$XDG_CACHE_HOME/build-orchestrator``: images and snapshots, which can be made again."""
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    # The specification says to ignore relative values.
+    value = os.environ.get(variable, "")
+    base = Path(value) if value.startswith("/") else Path.home() / fallback
+    return base / "build-orchestrator"
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner can look into."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+class Lock:
+    """An exclusive flock, held from acquisition until ``release`` or the death of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def try_lock(path: Path) -> Lock | None:
+    """Take a lock at once, or return None because somebody holds it.
+
+    The file is made where it is missing, and never removed: removing a locked file would let two
+    processes hold "the same" lock on two inodes.
+    """
+    private_folder(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Lock(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds this lock. A file that does not exist is not held."""
+    if not path.exists():
+        return False
+    lock = try_lock(path)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, deadline: Deadline, cancel: Cancel = NEVER) -> Iterator[None]:
+    """Hold a lock during a block.
+
+    Raises:
+        DeadlineExceeded, Interrupted: while waiting for it.
+    """
+    while (lock := try_lock(path)) is None:
+        deadline.check()
+        cancel.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()
