@@ -1,0 +1,97 @@
+# Every verb is thin: what it runs can be run by hand. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK_FLAGS ?=
+
+# Commands of the host, not packages: setup/host-packages knows which package has them.
+AGENT_COMMANDS := venv qemu-system-x86_64 qemu-img ssh ssh-keygen mmdebstrap mke2fs newuidmap fakeroot
+TEST_COMMANDS := $(AGENT_COMMANDS) git shellcheck sshd
+
+# What is installed is stamped, so that a second call has nothing to do.
+INSTALLED := $(VENV)/installed
+INSTALLED_DEV := $(VENV)/installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+LOCKED := --require-hashes --only-binary :all:
+COMPILE := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup agent test test-fast test-real soak lint format types schema lock bench doctor clean
+.PHONY: agent-commands test-commands lint-commands
+
+help: ## List the verbs
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: test-commands $(INSTALLED_DEV) ## Install everything that agent and test need: system packages, .venv
+
+agent: agent-commands $(INSTALLED) ## Build the agent for debian_bookworm in a clean virtual machine
+	$(BIN)/build up debian_bookworm_qemu
+
+test: test-commands lint types ## Run all that this host can run, and say what it could not
+	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'not soak'
+
+test-fast: $(INSTALLED_DEV) ## Run what needs no machine: seconds
+	$(BIN)/python -m pytest -m 'not real and not soak'
+
+test-real: test-commands $(INSTALLED_DEV) ## Run only what boots machines or starts servers
+	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'real and not soak'
+
+soak: test-commands $(INSTALLED_DEV) ## Kill and race for a long time, and see that nothing is left
+	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m soak
+
+lint: lint-commands $(INSTALLED_DEV) ## Check style: ruff, and shellcheck for every shell script
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	git grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env (ba)?sh' | xargs shellcheck -x
+
+format: $(INSTALLED_DEV) ## Put the code into the one format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(INSTALLED_DEV) ## Check types: mypy, strict
+	$(BIN)/mypy
+
+schema: $(INSTALLED) ## Write the JSON schema of targets.yaml, for editors
+	$(BIN)/python -m build_orchestrator.configuration.schema >docs/reference/targets.schema.json
+
+lock: $(INSTALLED_DEV) ## Write the lock files again (all newest: LOCK_FLAGS=--upgrade)
+	$(COMPILE) $(LOCK_FLAGS) --group install --output-file requirements.lock
+	$(COMPILE) $(LOCK_FLAGS) --group install --group dev --constraint requirements.lock \
+		--output-file requirements-dev.lock
+
+bench: test-commands $(INSTALLED_DEV) ## Measure our own cost against the bare commands
+	$(BIN)/python -m benchmarks.overhead
+
+doctor: $(INSTALLED) ## Say what this host lacks, and how to get it
+	$(BIN)/build doctor
+
+clean: ## Remove what setup and the checks made; runs/, dist/ and the image cache stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find build_orchestrator tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+agent-commands:
+	@PYTHON='$(PYTHON)' setup/host-packages $(AGENT_COMMANDS)
+
+test-commands:
+	@PYTHON='$(PYTHON)' setup/host-packages $(TEST_COMMANDS)
+
+lint-commands:
+	@PYTHON='$(PYTHON)' setup/host-packages venv git shellcheck
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@PYTHON='$(PYTHON)' setup/host-packages venv
+	@echo 'Installing what requirements.lock names into $(VENV)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) $(LOCKED) -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
+	@echo 'Installing what requirements-dev.lock names into $(VENV)'
+	@$(PIP_INSTALL) $(LOCKED) -r requirements-dev.lock
+	@touch $@

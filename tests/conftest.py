@@ -1,0 +1,103 @@
+"""What every kind of test shares: when a real test may be skipped, and a home of its own.
+
+A test below tests/real is skipped in one way only, by ``require``. Under ``make test`` (which sets
+BUILD_ORCHESTRATOR_REQUIRE_REAL=1) that is a failure wherever this machine could have run the test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator.locks import cache_home
+
+REAL = Path(__file__).parent / "real"
+REAL_TIMEOUT_S = 900
+UNFIT = "this host cannot run it"
+
+PROVIDED = frozenset({
+    "fakeroot", "git", "mke2fs", "mmdebstrap", "newuidmap", "qemu-img",
+    "qemu-system-x86_64", "shellcheck", "ssh", "ssh-keygen", "sshd",
+})  # fmt: skip
+"""What ``make test`` installs: a host that lacks one of these is no excuse."""
+
+
+def require(*commands: str, that: bool = True, because: str = "") -> None:
+    """Skip the running test where this host cannot run it.
+
+    Args:
+        commands: programs that the test needs.
+        that: any other fact that it needs, such as being root or another machine answering.
+        because: what is missing when ``that`` is false.
+
+    Under ``make test`` a missing program that ``make test`` installs is a failure instead.
+    """
+    __tracebackhide__ = True  # so that the report names the test, not this line
+    missing = [command for command in commands if not on_host(command)]
+    provided = [command for command in missing if command in PROVIDED]
+    if provided and real_is_required():
+        pytest.fail(f"this host can have {', '.join(provided)}: setup/host-packages installs it")
+    if missing:
+        pytest.skip(f"{UNFIT}: no {', '.join(missing)}")
+    if not that:
+        pytest.skip(f"{UNFIT}: {because}")
+
+
+def on_host(command: str) -> bool:
+    """Whether this host has a program, also where only root looks."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return shutil.which(command, path=path) is not None
+
+
+def real_is_required() -> bool:
+    """Whether a real test that this machine could run must not be skipped."""
+    return os.environ.get("BUILD_ORCHESTRATOR_REQUIRE_REAL") == "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies below tests/real, and give it the time that machines take."""
+    for item in items:
+        if REAL in item.path.parents:
+            item.add_marker(pytest.mark.real)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(REAL_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn any skip of a real test that did not come from ``require`` into a failure."""
+    report = yield
+    excuse = str(call.excinfo.value) if call.excinfo else ""
+    skipped = report.skipped and not hasattr(report, "wasxfail") and not excuse.startswith(UNFIT)
+    if skipped and real_is_required() and item.get_closest_marker("real"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped without require(): {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def isolated_home(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """An empty HOME with a state folder of its own.
+
+    Real tests share one cache, since an image takes minutes: $BUILD_ORCHESTRATOR_TEST_CACHE, else
+    the user's own. The others get an empty one.
+    """
+    shared = os.environ.get("BUILD_ORCHESTRATOR_TEST_CACHE") or str(cache_home().parent)
+    # Not below tmp_path: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        real = request.node.get_closest_marker("real") is not None
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+        monkeypatch.setenv("XDG_CACHE_HOME", shared if real else str(home / "cache"))
+        yield home
