@@ -55,9 +55,13 @@ class Cancel:
         return self._read
 
     def set(self, signum: int) -> None:
-        """Ask everything to stop. Safe inside a signal handler."""
+        """Ask everything to stop: because of a signal, or (0) of a failure with --fail-fast.
+
+        Safe inside a signal handler.
+        """
         if self._event.is_set():
-            self.urgent = True
+            self.urgent = bool(self.signum)
+            self.signum = self.signum or signum
             return
         self.signum = signum
         self._event.set()

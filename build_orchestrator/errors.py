@@ -151,9 +151,11 @@ class MachineLeaked(OrchestratorError):
 
 
 class Interrupted(OrchestratorError):
-    """A signal asked us to stop."""
+    """A signal, or the failure of another target with --fail-fast, asked us to stop."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.exit_code = ExitCode(128 + signum)
+        """``signum`` is 0 where no signal was involved."""
+        cause = signal.Signals(signum).name if signum else "the failure of another target"
+        super().__init__(f"stopped by {cause}")
+        self.exit_code = ExitCode(128 + signum) if signum else ExitCode.BUILD_FAILED
         self.signum = signum

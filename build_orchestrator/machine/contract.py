@@ -107,6 +107,10 @@ class Machine(Protocol):
         """Whether the machine itself is still there, answering or not."""
         ...
 
+    def release(self) -> None:
+        """Let go of a machine that stays alive: close our connection, destroy nothing."""
+        ...
+
     def destroy(self, *, deadline: Deadline) -> None:
         """Destroy the machine and everything of it. Twice is harmless.
 

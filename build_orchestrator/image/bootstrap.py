@@ -1,0 +1,170 @@
+"""Images made on this host from a distribution's own packages, without a daemon.
+
+mmdebstrap installs the packages into a tree, ``customize.sh`` makes a build machine of it, and
+``mke2fs -d`` turns it into a disk without mounting anything. Root needs nothing else; an ordinary
+user needs uidmap, sub-ids and fakeroot. Measured recipes: docs/explanation/images.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from build_orchestrator import cache, command
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.image.mirror import package_sources
+from build_orchestrator.model import Image
+
+KIND = "images"
+RECIPE = "1"
+"""Raised when a change in this file changes what an image is."""
+
+PACKAGES = (
+    *("systemd-sysv", "udev", "dbus", "kmod", "iproute2", "e2fsprogs", "procps"),
+    *("linux-image-cloud-amd64", "openssh-server", "ca-certificates", "python3"),
+)
+"""A small machine that a person would recognise; what a build needs is the recipe's business."""
+
+FILE_SYSTEM_MIB = 8192
+FEATURES = "^metadata_csum_seed,^orphan_file"
+"""Features that older kernels and file system tools (bullseye) do not know."""
+
+OnLine = Callable[[str], None]
+
+
+def key_of(suite: str) -> str:
+    """Everything of ours that decides what the image holds; the archive's state is not in it."""
+    text = "\n".join((RECIPE, suite, *PACKAGES, str(FILE_SYSTEM_MIB), FEATURES, _customize()))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> Image:
+    """Return the image of a suite, made where the cache has none."""
+
+    def fill(folder: Path) -> None:
+        _make(suite, folder, deadline, cancel, on_line)
+
+    folder = cache.entry(KIND, key_of(suite), fill, deadline=deadline, cancel=cancel)
+    facts = json.loads((folder / "image.json").read_text())
+    return Image(
+        source=f"bootstrap {suite}",
+        sha256=facts["sha256"],
+        disk=str(folder / "disk.qcow2"),
+        kernel=str(folder / "vmlinuz"),
+        initrd=str(folder / "initrd.img"),
+    )
+
+
+def _make(
+    suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="bootstrap-", dir=folder) as scratch:
+        work = Path(scratch)
+        work.chmod(0o755)  # mmdebstrap's unshared root must be able to enter it.
+        tree = work / "tree.tar"
+        _install(suite, tree, work, deadline, cancel, on_line)
+        on_line("making the disk")
+        _take_kernel(tree, folder)
+        _make_disk(tree, work, deadline, cancel)
+        command.run(
+            ["qemu-img", "convert", "-O", "qcow2", str(work / "disk.raw"), "disk.qcow2"],
+            deadline=deadline,
+            cancel=cancel,
+            cwd=folder,
+        ).check("the image's disk could not be converted")
+    with (folder / "disk.qcow2").open("rb") as disk:
+        digest = hashlib.file_digest(disk, "sha256").hexdigest()
+    facts = {"sha256": digest, "suite": suite, "made_at": int(time.time()), "recipe": RECIPE}
+    (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _install(
+    suite: str,
+    tree: Path,
+    work: Path,
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: OnLine,
+) -> None:
+    """Install the packages into a tar of the machine's tree.
+
+    Some archives list security updates that they no longer hold (bullseye since its support
+    ended), so a second try does without.
+    """
+    hook = work / "customize.sh"
+    hook.write_text(_customize())
+    hook.chmod(0o755)
+    tries = package_sources(suite, deadline=deadline)
+    for sources in tries:
+        lines = command.Lines(on_line)
+        finished = command.run(
+            [
+                *("mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
+                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
+                *("--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"),
+                *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"),
+                *("--dpkgopt=path-exclude=/usr/share/locale/*",),
+                *(f"--customize-hook={shlex.quote(str(hook))} \"$1\"", suite, str(tree), *sources),
+            ],
+            deadline=deadline,
+            cancel=cancel,
+            stderr=lines,
+            env={**os.environ, "TMPDIR": str(work)},
+        )
+        lines.close()
+        if finished.status == 0:
+            return
+        if sources is not tries[-1]:
+            on_line(f"{suite}: once more, without security updates")
+    raise EnvironmentFailure(
+        f"{suite} could not be installed from its packages",
+        details=finished.stderr.decode(errors="replace").strip()[-1500:],
+        resolution="Is the package mirror of this host reachable? `build doctor` tries it.",
+    )
+
+
+def _take_kernel(tree: Path, folder: Path) -> None:
+    """Keep kernel and initrd beside the disk: machines start them directly, without a loader."""
+    wanted = {"vmlinuz-": "vmlinuz", "initrd.img-": "initrd.img"}
+    with tarfile.open(tree) as archive:
+        for member in archive:
+            path = Path(member.name)
+            for prefix, name in wanted.items():
+                if path.parent.name == "boot" and path.name.startswith(prefix):
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    with (folder / name).open("wb") as file:
+                        shutil.copyfileobj(content, file)
+    missing = [name for name in wanted.values() if not (folder / name).exists()]
+    if missing:
+        raise EnvironmentFailure(f"the installed tree has no {' and no '.join(missing)}")
+
+
+def _make_disk(tree: Path, work: Path, deadline: Deadline, cancel: Cancel) -> None:
+    script = (
+        "mkdir tree && tar -xpf tree.tar --numeric-owner -C tree && "
+        f"mke2fs -q -t ext4 -O {FEATURES} -E root_owner=0:0 -d tree disk.raw {FILE_SYSTEM_MIB}M"
+    )
+    # mke2fs reads owners from the tree; fakeroot shows an ordinary user the ones in the tar.
+    pretend = [] if os.geteuid() == 0 else ["fakeroot"]
+    command.run(
+        [*pretend, "sh", "-c", script],
+        deadline=deadline,
+        cancel=cancel,
+        cwd=work,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+    ).check("the image's disk could not be made")
+
+
+def _customize() -> str:
+    return resources.files("build_orchestrator.image").joinpath("customize.sh").read_text()

@@ -1,0 +1,277 @@
+"""The embedded default provider: one QEMU process for each machine, no daemon, no root.
+
+A machine's folder (in the state folder) holds its disk, its seed and its keys; QEMU runs in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from build_orchestrator import cache, command
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.machine import processes
+from build_orchestrator.machine.contract import Abilities, MachineRequest, OnLine
+from build_orchestrator.machine.qemu import process, snapshot
+from build_orchestrator.machine.qemu.accelerator import choose
+from build_orchestrator.machine.qemu.identity import (
+    HOST_KEY,
+    USER_KEY,
+    Keys,
+    host_name_of,
+    identity_script,
+    make_keys,
+    write_seed,
+)
+from build_orchestrator.machine.qemu.launch import Launch, name_in
+from build_orchestrator.model import Identity
+from build_orchestrator.transport.ssh import Ssh
+
+KILL_S = 30.0
+NAME = re.compile(r"bo-(?P<run_uuid>[0-9a-f]{32})-(?P<target>.+)-(?P<attempt>\d+)")
+# What a saved first start must have behind it: all units settled, all of it on the disk.
+SETTLE = b"systemctl is-system-running --wait >/dev/null 2>&1 || true; sync\n"
+
+Identified = Callable[[Identity], None]
+
+
+class QemuMachine:
+    """One QEMU process and the ssh connection into it."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ssh: Ssh,
+        *,
+        start: str,
+        running: process.Running | None = None,
+    ) -> None:
+        self.identity = identity
+        self.start = start
+        self.host_key = "image"  # We put it into what the machine started from.
+        self._ssh = ssh
+        self._running = running
+
+    def run(
+        self,
+        script: bytes,
+        *,
+        deadline: Deadline,
+        cancel: Cancel = NEVER,
+        on_line: OnLine | None = None,
+    ) -> int:
+        return self._ssh.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
+
+    def push(
+        self, source: Path, target: PurePosixPath, *, deadline: Deadline, cancel: Cancel = NEVER
+    ) -> str:
+        return self._ssh.push(source, target, deadline=deadline, cancel=cancel)
+
+    def pull(
+        self, source: PurePosixPath, target: Path, *, deadline: Deadline, cancel: Cancel = NEVER
+    ) -> str:
+        return self._ssh.pull(source, target, deadline=deadline, cancel=cancel)
+
+    def alive(self) -> bool:
+        if self._running is not None:
+            return self._running.child.poll() is None
+        return process.exists(self.identity.name)
+
+    def release(self) -> None:
+        self._ssh.close()
+
+    def destroy(self, *, deadline: Deadline) -> None:
+        process.kill(self.identity.name, deadline=deadline)
+        if self._running is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._running.child.wait(deadline.remaining_s)
+            self._running.qmp.close()
+        self._ssh.close()
+        processes.remove_folder(Path(self.identity.folder))
+
+
+class QemuProvider:
+    """Boots machines on this host."""
+
+    name = "qemu"
+    abilities = Abilities(warm_start=True)
+
+    def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
+        """``notify`` hears what takes time and is not part of any one build."""
+        self._notify = notify
+
+    def boot(
+        self,
+        request: MachineRequest,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+        identified: Identified,
+    ) -> QemuMachine:
+        try:
+            accelerator = choose(request.image.kernel, cancel=cancel)
+            boot = _Boot(request, accelerator, deadline, cancel, identified)
+            return boot.cold() if request.cold else self._warm(boot)
+        except BaseException:
+            process.kill(request.identity.name, deadline=Deadline("destroy", KILL_S))
+            processes.remove_folder(Path(request.identity.folder))
+            raise
+
+    def adopt(self, identity: Identity) -> QemuMachine:
+        folder = Path(identity.folder)
+        ssh = Ssh(
+            folder,
+            host="127.0.0.1",
+            port=int(identity.details.get("port", "0")),
+            user="root",
+            identity_file=folder / USER_KEY,
+        )
+        return QemuMachine(identity, ssh, start="unknown")
+
+    def leftovers(self) -> list[Identity]:
+        found: dict[str, Identity] = {}
+        for pid in processes.find(lambda pid: bool(name_in(processes.arguments(pid)))):
+            if (match := NAME.fullmatch(name_in(processes.arguments(pid)))) is None:
+                continue
+            with contextlib.suppress(OSError):
+                found[match[0]] = Identity(
+                    provider=self.name,
+                    name=match[0],
+                    run_uuid=match["run_uuid"],
+                    target=match["target"],
+                    attempt=int(match["attempt"]),
+                    folder=os.readlink(f"/proc/{pid}/cwd"),
+                    details={"pid": str(pid)},
+                )
+        return list(found.values())
+
+    def _warm(self, boot: _Boot) -> QemuMachine:
+        key = snapshot.key_of(boot.request.image, boot.request.size, boot.accelerator)
+        if not cache.is_cached(snapshot.KIND, key):
+            self._notify(
+                f"{boot.request.identity.target}: first start of this image on this host; "
+                "it is saved, and later starts take a few seconds"
+            )
+        saved = snapshot.snapshot_of(
+            key, boot.save_first_start, deadline=boot.deadline, cancel=boot.cancel
+        )
+        try:
+            return boot.restore(saved)
+        except EnvironmentFailure:
+            # Whatever is wrong with it, the next attempt must not meet it again.
+            cache.drop(snapshot.KIND, key)
+            raise
+
+
+class _Boot:
+    """One boot of one machine: everything that its three ways share."""
+
+    def __init__(
+        self,
+        request: MachineRequest,
+        accelerator: str,
+        deadline: Deadline,
+        cancel: Cancel,
+        identified: Identified,
+    ) -> None:
+        self.request = request
+        self.accelerator = accelerator
+        self.deadline = deadline
+        self.cancel = cancel
+        self._identified = identified
+        self._folder = Path(request.identity.folder)
+
+    def cold(self) -> QemuMachine:
+        """Start from power-on; the machine reads its identity from the seed disk."""
+        keys = make_keys(self._folder, deadline=self.deadline)
+        host_name = host_name_of(self.request.identity.name)
+        write_seed(self._folder / "seed", keys, host_name=host_name)
+        size_mib = self.request.size.disk_mib
+        self._overlay(self.request.image.disk, size_mib)
+        machine = self._launch("cold")
+        self._connect(machine, keys.host_public)
+        return machine
+
+    def save_first_start(self, place: Path) -> None:
+        """Start from power-on with an identity that no build will have, save it, and kill it."""
+        machine = self.cold()
+        running = machine._running
+        assert running is not None
+        machine.run(SETTLE, deadline=self.deadline, cancel=self.cancel)
+        machine._ssh.close()
+        running.qmp.save(deadline=self.deadline, cancel=self.cancel)
+        process.kill(self.request.identity.name, deadline=Deadline("destroy", KILL_S))
+        running.child.wait()
+        running.qmp.close()
+        for name in ("overlay.qcow2", "state", USER_KEY, f"{HOST_KEY}.pub"):
+            shutil.move(self._folder / name, place / name)
+        shutil.rmtree(self._folder)
+        self._folder.mkdir(mode=0o700)
+
+    def restore(self, saved: snapshot.Snapshot) -> QemuMachine:
+        """Start from saved RAM, connect with the snapshot's own key, and change the identity."""
+        (self._folder / "seed").mkdir(mode=0o700)
+        shutil.copy(saved.user_key, self._folder / USER_KEY)
+        self._overlay(str(saved.disk), 0)
+        machine = self._launch("warm", incoming=saved.state)
+        keys = make_keys(self._folder, prefix="next_", deadline=self.deadline)
+        running = machine._running
+        assert running is not None
+        running.qmp.wait_for_status("running", deadline=self.deadline, cancel=self.cancel)
+        self._connect(machine, saved.host_public)
+        self._change_identity(machine, keys)
+        return machine
+
+    def _change_identity(self, machine: QemuMachine, keys: Keys) -> None:
+        script = identity_script(keys, host_name=host_name_of(self.request.identity.name))
+        said: list[str] = []
+        status = machine.run(
+            script.encode(), deadline=self.deadline, cancel=self.cancel, on_line=said.append
+        )
+        if status != 0:
+            raise EnvironmentFailure(
+                "the restored machine did not take up its identity", details="\n".join(said[-5:])
+            )
+        machine._ssh.pin(keys.host_public)
+        keys.user_private.replace(self._folder / USER_KEY)
+
+    def _overlay(self, backing: str, size_mib: int) -> None:
+        process.make_overlay(
+            self._folder, backing=backing, size_mib=size_mib, deadline=self.deadline
+        )
+
+    def _launch(self, start: str, incoming: Path | None = None) -> QemuMachine:
+        request = self.request
+        plan = Launch(
+            name=request.identity.name,
+            image=request.image,
+            size=request.size,
+            accelerator=self.accelerator,
+            limit_s=request.limit_s,
+            console=request.console,
+        )
+        running = process.start(plan, self._folder, incoming=incoming, deadline=self.deadline)
+        details = {"pid": str(running.child.pid), "port": str(running.port)}
+        identity = dataclasses.replace(request.identity, details=details)
+        self._identified(identity)
+        ssh = Ssh(
+            self._folder,
+            host="127.0.0.1",
+            port=running.port,
+            user="root",
+            identity_file=self._folder / USER_KEY,
+            options=request.distro.ssh_options,
+        )
+        return QemuMachine(identity, ssh, start=start, running=running)
+
+    def _connect(self, machine: QemuMachine, host_public: str) -> None:
+        machine._ssh.pin(host_public)
+        machine._ssh.write_configuration()
+        machine._ssh.wait(self.deadline, self.cancel, machine.alive)

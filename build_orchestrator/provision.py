@@ -1,0 +1,187 @@
+"""Run a recipe's script inside a machine, as provision/README.md promises it.
+
+What the script needs goes over the standard input of one shell: its variables, the host's CA
+bundle, its secrets. Nothing of that is an argument, and nothing of it is written to the machine's
+disk (the CA bundle lies in /run, which is memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import HostNotReady
+from build_orchestrator.machine.contract import Machine
+from build_orchestrator.model import Build, Recipe
+
+PLACE = PurePosixPath("/var/lib/build-orchestrator")
+BUILD_INPUTS = PLACE / "inputs"
+BUILD_OUTPUT = PLACE / "output"
+CA_BUNDLE = PurePosixPath("/run/build-orchestrator-ca.pem")
+
+CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""Where Debian's and Red Hat's families keep what the host trusts."""
+
+TEMPORARY_FAILURE = 75
+"""EX_TEMPFAIL: how a script says that its environment failed."""
+
+PHASE = re.compile(r"::phase (?P<name>\S.*?)\s*$")
+
+
+def gather_inputs(build: Build, project: Path, into: Path) -> None:
+    """Copy the recipe's inputs and script into an empty folder, with their places kept.
+
+    Raises:
+        HostNotReady: one of them is not there any more.
+    """
+    for name in dict.fromkeys((*build.recipe.inputs, build.recipe.script)):
+        source, place = project / name, into / name
+        if place.exists():
+            continue
+        try:
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, place, symlinks=True, ignore=ignore)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, place)
+        except OSError as error:
+            raise HostNotReady(f"the input {name} could not be read: {error}") from error
+
+
+def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:
+    """The values of a recipe's secrets, from this host's variables or files.
+
+    An entry is ``NAME`` (the variable of that name) or ``NAME=path`` (the content of a file).
+
+    Raises:
+        HostNotReady: one is missing; its name is told, never a value.
+    """
+    values = {}
+    for entry in recipe.secrets:
+        name, _, path = entry.partition("=")
+        try:
+            values[name] = Path(path).expanduser().read_text() if path else environ[name]
+        except (KeyError, OSError) as error:
+            raise HostNotReady(
+                f"recipe {recipe.name}: the secret {name} is not there",
+                details=f"expected in the file {path}" if path else "expected as a host variable",
+                resolution=f"Set {name}, or take it out of the recipe's secrets.",
+            ) from error
+    return values
+
+
+def provision(
+    machine: Machine,
+    build: Build,
+    *,
+    secrets: Mapping[str, str],
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: Callable[[str], None],
+) -> int:
+    """Run the build's script and return its exit status."""
+    script = provision_script(build, secrets)
+    return machine.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
+
+
+def provision_script(build: Build, secrets: Mapping[str, str]) -> bytes:
+    """What the machine's shell reads: clear the environment, set ours, run the script.
+
+    ``MACHINE_ROOT`` is empty in a real machine; on the fake provider it is the folder that plays
+    the machine's disk.
+    """
+    trust = dict(build.host_trust)
+    bundle = trust.pop("CA_BUNDLE", "")
+    variables = {
+        **{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+        **{"HOME": "/root", "LANG": "C.UTF-8"},
+        **build.environment,
+        **trust,
+        **secrets,
+    }
+    lines = [
+        "umask 022",
+        "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do",
+        '  case $v in MACHINE_*) ;; *) unset "$v" ;; esac',
+        "done",
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+        f"export BUILD_INPUTS=\"${{MACHINE_ROOT:-}}\"{shlex.quote(str(BUILD_INPUTS))}",
+        f"export BUILD_OUTPUT=\"${{MACHINE_ROOT:-}}\"{shlex.quote(str(BUILD_OUTPUT))}",
+        'mkdir -p "$BUILD_OUTPUT"',
+        *(_ca_lines(Path(bundle).read_text()) if bundle else ()),
+        'cd "$BUILD_INPUTS"',
+        f"script={shlex.quote('./' + build.recipe.script)}",
+        'if [ -x "$script" ]; then exec "$script"; else exec sh "$script"; fi',
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+def _ca_lines(bundle: str) -> list[str]:
+    place = f'"${{MACHINE_ROOT:-}}{CA_BUNDLE}"'
+    return [
+        f'mkdir -p "$(dirname {place})"',
+        f"cat >{place} <<'END_OF_CA_BUNDLE'\n{bundle.rstrip()}\nEND_OF_CA_BUNDLE",
+        *(f"export {name}={place}" for name in CA_VARIABLES),
+    ]
+
+
+def host_trust(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What this host needs to reach packages, for machines that may use it too.
+
+    Returns ``(shown, secret)``: variables that stand in the plan, and the values of those whose
+    addresses hold credentials: they stand there as ``***`` and travel as secrets. ``CA_BUNDLE``
+    is a path on this host.
+    """
+    shown: dict[str, str] = {}
+    secret: dict[str, str] = {}
+    candidates = (*(environ.get(name, "") for name in CA_VARIABLES), *SYSTEM_BUNDLES)
+    if bundle := next((path for path in candidates if path and Path(path).is_file()), ""):
+        shown["CA_BUNDLE"] = bundle
+    found = {**_pip_settings(environ), **_proxies(environ)}
+    for name, value in found.items():
+        if _has_credentials(value):
+            secret[name] = value
+        shown[name] = "***" if name in secret else value
+    return shown, secret
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    spellings = (spelling for name in names for spelling in (name, name.upper()))
+    return {name: environ[name] for name in spellings if environ.get(name)}
+
+
+def _pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """pip's index settings: from its variables, else from its configuration files."""
+    import configparser
+
+    files = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
+        files.read(_pip_files(environ))
+    settings = {}
+    for option in ("index-url", "extra-index-url", "trusted-host"):
+        name = "PIP_" + option.upper().replace("-", "_")
+        value = environ.get(name) or files.get("global", option, fallback="")
+        # A folder of this host means nothing inside a machine.
+        if words := [word for word in value.split() if not word.startswith(("file:", "/", "."))]:
+            settings[name] = " ".join(words)
+    return settings
+
+
+def _pip_files(environ: Mapping[str, str]) -> list[Path]:
+    home = Path(environ.get("HOME", "/nonexistent"))
+    last = [Path(environ["PIP_CONFIG_FILE"])] if environ.get("PIP_CONFIG_FILE") else []
+    return [Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf", *last]
+
+
+def _has_credentials(value: str) -> bool:
+    from urllib.parse import urlsplit
+
+    return any("@" in urlsplit(word).netloc for word in value.split())
