@@ -1,0 +1,186 @@
+"""What must hold between the fields of targets.yaml, and between it and the project's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from build_orchestrator.configuration.findings import Findings, Place, did_you_mean
+from build_orchestrator.configuration.rows import (
+    DefaultsRow,
+    DistroRow,
+    ImageRow,
+    OutputRow,
+    RecipeRow,
+    TargetsFile,
+)
+from build_orchestrator.configuration.words import (
+    destination_problem,
+    members_problem,
+    output_name_problem,
+    same_destination,
+    ssh_option_problem,
+    variable_problem,
+)
+
+WITHOUT_IMAGE = frozenset({"fake"})
+"""Providers whose machines start from nothing."""
+
+
+def check(
+    file: TargetsFile, findings: Findings, *, project: Path, providers: frozenset[str]
+) -> None:
+    """Note everything that is wrong with rows that were read; wrong fields are empty in them."""
+    defaults = file.defaults or DefaultsRow()
+    if file.default_provider and file.default_provider not in providers:
+        message = f"unknown provider {file.default_provider}"
+        near = did_you_mean(file.default_provider, providers)
+        findings.add(("default_provider",), message + near)
+    if file.recipes and defaults.recipe not in file.recipes:
+        message = f"unknown recipe {defaults.recipe}{did_you_mean(defaults.recipe, file.recipes)}"
+        findings.add(("defaults", "recipe") if file.defaults else ("recipes",), message)
+    _check_destinations(defaults.destinations, findings, ("defaults", "destinations"))
+    targets: dict[str, str] = {}
+    for name, distro in file.distros.items():
+        _check_distro(name, distro, findings, providers)
+        _check_joined(name, distro, findings, targets)
+    for name, recipe in file.recipes.items():
+        _check_recipe(recipe, findings, ("recipes", name), project)
+
+
+def _check_distro(
+    name: str, distro: DistroRow, findings: Findings, providers: frozenset[str]
+) -> None:
+    place: Place = ("distros", name)
+    for provider in sorted(providers):
+        if name.endswith(f"_{provider}"):
+            findings.add(place, f"a distro's name must not end in a provider's (_{provider})")
+    ends_in_arch = distro.arch == "x86_64" or name.endswith(f"_{distro.arch}")
+    if not ends_in_arch and findings.clean((*place, "arch")):
+        findings.add((*place, "arch"), f"the distro's name must then end in _{distro.arch}")
+    _check_ssh(distro, findings, (*place, "ssh"))
+    for provider, target in distro.providers.items():
+        here: Place = (*place, "providers", provider)
+        if provider not in providers:
+            message = f"unknown provider {provider}{did_you_mean(provider, providers)}"
+            findings.add(here, message)
+        if target.image is None:
+            if provider in providers - WITHOUT_IMAGE:
+                findings.add((*here, "image"), "is missing: what its machines start from")
+        elif findings.clean((*here, "image")):
+            _check_image(target.image, findings, (*here, "image"))
+
+
+def _check_joined(
+    name: str, distro: DistroRow, findings: Findings, targets: dict[str, str]
+) -> None:
+    """Two pairs of distro and provider may read the same once they are joined."""
+    for provider in distro.providers:
+        target = f"{name}_{provider}".casefold()
+        if target in targets:
+            message = f"target {target} exists already, of distro {targets[target]}"
+            findings.add(("distros", name, "providers", provider), message)
+        targets.setdefault(target, name)
+
+
+def _check_ssh(distro: DistroRow, findings: Findings, place: Place) -> None:
+    if distro.ssh is None:
+        return
+    if distro.ssh.options and not distro.legacy:
+        findings.add((*place, "options"), "only a distro with legacy: true may have them")
+    for position, option in enumerate(distro.ssh.options):
+        _note(findings, (*place, "options", position), option and ssh_option_problem(option))
+
+
+def _check_image(image: ImageRow, findings: Findings, place: Place) -> None:
+    given = [name for name in ("bootstrap", "url", "path") if getattr(image, name)]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        findings.add(place, f"wants exactly one of bootstrap, url and path, not {found}")
+    if (image.url or image.path) and not image.sha256:
+        findings.add((*place, "sha256"), f"is missing; {given[0]} needs it")
+    if image.bootstrap and (image.sha256 or image.kernel or image.initrd):
+        findings.add(place, "a bootstrapped image has a kernel and checksum of its own")
+    for name in ("kernel", "initrd"):
+        if bool(getattr(image, name)) != bool(getattr(image, f"{name}_sha256")):
+            message = f"{name} and {name}_sha256 go together"
+            findings.add((*place, name), message)
+    if image.initrd and not image.kernel:
+        findings.add((*place, "initrd"), "goes with a kernel only")
+
+
+def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: Path) -> None:
+    _check_path(recipe.script, findings, (*place, "script"), project, kind="file")
+    for position, path in enumerate(recipe.inputs):
+        _check_path(path, findings, (*place, "inputs", position), project)
+    lock = recipe.requirements_lock
+    _check_path(lock, findings, (*place, "requirements_lock"), project, kind="file")
+    _check_outputs(recipe.outputs, findings, (*place, "outputs"))
+    _check_destinations(recipe.destinations or (), findings, (*place, "destinations"))
+    for name in recipe.environment:
+        _note(findings, (*place, "environment", name), variable_problem(name))
+    for position, name in enumerate(recipe.secrets):
+        here: Place = (*place, "secrets", position)
+        _note(findings, here, variable_problem(name))
+        if name and name in recipe.environment:
+            findings.add(here, f"{name} stands in environment too")
+
+
+def _check_outputs(outputs: tuple[OutputRow, ...], findings: Findings, place: Place) -> None:
+    seen: set[str] = set()
+    for position, output in enumerate(outputs):
+        here: Place = (*place, position)
+        _note(findings, (*here, "name"), output.name and output_name_problem(output.name))
+        if output.name in seen and output.name:
+            findings.add((*here, "name"), f"{output.name} is listed twice")
+        seen.add(output.name)
+        if output.members and findings.clean((*here, "members")):
+            _note(findings, (*here, "members"), members_problem(output.name, output.members))
+
+
+def _check_destinations(destinations: tuple[str, ...], findings: Findings, place: Place) -> None:
+    seen: dict[str, str] = {}
+    for position, destination in enumerate(destinations):
+        here: Place = (*place, position)
+        if not findings.clean(here):
+            continue
+        _note(findings, here, destination_problem(destination))
+        same = same_destination(destination)
+        if same in seen:
+            findings.add(here, f"{destination} is the same place as {seen[same]}")
+        seen[same] = destination
+
+
+def _check_path(
+    path: str, findings: Findings, place: Place, project: Path, *, kind: str = "file or folder"
+) -> None:
+    """A path of the project must be relative, stay inside, and exist."""
+    if not path:
+        return
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        findings.add(place, f"{path!r} must be a path inside the project")
+        return
+    there = project / path
+    if kind == "file" and there.is_dir():
+        findings.add(place, f"{path} is a folder, not a file")
+    elif path.endswith("/") and there.is_file():
+        findings.add(place, f"{path} is a file; write it without its last /")
+    elif not there.exists():
+        findings.add(place, f"{path} does not exist{_nearest_path(path, project)}")
+
+
+def _nearest_path(path: str, project: Path) -> str:
+    """What lies where the path leads to, as a suggestion."""
+    folder = (project / path).parent
+    if not folder.is_dir():
+        return f"; there is no folder {folder.relative_to(project)}"
+    known: Mapping[str, str] = {
+        each.name: str(each.relative_to(project)) for each in folder.iterdir()
+    }
+    near = did_you_mean(str(Path(path)), known.values(), nearness=0.8)
+    return near if near.startswith(", ") else ""
+
+
+def _note(findings: Findings, place: Place, problem: str) -> None:
+    if problem:
+        findings.add(place, problem)

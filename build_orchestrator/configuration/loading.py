@@ -1,0 +1,185 @@
+"""targets.yaml -> Configuration, or every problem in it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from build_orchestrator.configuration.checks import check
+from build_orchestrator.configuration.findings import Findings
+from build_orchestrator.configuration.reading import read
+from build_orchestrator.configuration.rows import (
+    DefaultsRow,
+    DistroRow,
+    ImageRow,
+    RecipeRow,
+    SshRow,
+    TargetRow,
+    TargetsFile,
+)
+from build_orchestrator.errors import UsageError
+from build_orchestrator.model import (
+    Deadlines,
+    Distro,
+    ImageSource,
+    Output,
+    Recipe,
+    Size,
+    Target,
+)
+
+FILE = "targets.yaml"
+
+Layered = TypeVar("Layered", Size, Deadlines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a project can build. Everything is in the order of the file."""
+
+    project: Path
+    """Absolute path of the project root."""
+    distros: Mapping[str, Distro]
+    targets: Mapping[str, Target]
+    """By name, ``<distro>_<provider>``."""
+    recipes: Mapping[str, Recipe]
+    default_recipe: str
+    default_provider: str
+    """The provider of selectors that name none."""
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder with a targets.yaml, from ``start`` upwards.
+
+    Raises:
+        UsageError: there is none.
+    """
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / FILE).is_file():
+            return folder
+    raise UsageError(
+        f"no {FILE} in {start} or in a folder above it",
+        resolution="Run inside a project, or name it with --project DIR.",
+    )
+
+
+def load(
+    project: Path, *, providers: frozenset[str], default_provider: str = "qemu"
+) -> Configuration:
+    """Read a project's targets.yaml.
+
+    Args:
+        providers: every provider that this tool knows.
+        default_provider: what holds where the file names none.
+
+    Raises:
+        ConfigurationError: with every problem in the file.
+    """
+    project = project.absolute()
+    findings = Findings(_called(project / FILE))
+    content = _content(project / FILE, findings)
+    rows = None if content is None else read(content, findings)
+    if rows is not None:
+        check(rows, findings, project=project, providers=providers)
+    findings.raise_any()
+    assert rows is not None, "no rows without a problem"
+    return _configuration(rows, project, rows.default_provider or default_provider)
+
+
+def _called(path: Path) -> str:
+    """A path as the user would open it from where he is."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _content(path: Path, findings: Findings) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        findings.add((), f"cannot be read: {error.strerror}")
+        return None
+
+
+def _configuration(rows: TargetsFile, project: Path, default_provider: str) -> Configuration:
+    defaults = rows.defaults or DefaultsRow()
+    distros = {name: _distro(name, row) for name, row in rows.distros.items()}
+    targets = {
+        f"{name}_{provider}": _target(distros[name], provider, defaults, row, target)
+        for name, row in rows.distros.items()
+        for provider, target in row.providers.items()
+    }
+    return Configuration(
+        project=project,
+        distros=distros,
+        targets=targets,
+        recipes={name: _recipe(name, row, defaults) for name, row in rows.recipes.items()},
+        default_recipe=defaults.recipe,
+        default_provider=default_provider,
+    )
+
+
+def _distro(name: str, row: DistroRow) -> Distro:
+    ssh = row.ssh or SshRow()
+    return Distro(
+        name=name,
+        distribution=row.distribution,
+        release=row.release,
+        arch=row.arch,
+        windows=row.windows,
+        legacy=row.legacy,
+        ssh_user=ssh.user,
+        ssh_options=ssh.options,
+    )
+
+
+def _target(
+    distro: Distro, provider: str, defaults: DefaultsRow, row: DistroRow, target: TargetRow
+) -> Target:
+    return Target(
+        name=f"{distro.name}_{provider}",
+        distro=distro,
+        provider=provider,
+        image=_image(target.image or ImageRow()),
+        size=_layered(Size(), defaults.size, row.size, target.size),
+        deadlines=_layered(Deadlines(), defaults.deadlines, row.deadlines, target.deadlines),
+        attempts=target.attempts or defaults.attempts,
+        options=target.options,
+    )
+
+
+def _image(row: ImageRow) -> ImageSource:
+    given: dict[str, str] = dict(vars(row))
+    for name in ("sha256", "kernel_sha256", "initrd_sha256"):
+        given[name] = given[name].lower()
+    return ImageSource(**given)
+
+
+def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow) -> Recipe:
+    own = row.destinations
+    return Recipe(
+        name=name,
+        script=row.script,
+        inputs=row.inputs,
+        outputs=tuple(Output(name=each.name, members=each.members) for each in row.outputs),
+        destinations=defaults.destinations if own is None else own,
+        environment=row.environment,
+        secrets=row.secrets,
+        requirements_lock=row.requirements_lock,
+        pass_host_trust=row.pass_host_trust,
+    )
+
+
+def _layered(base: Layered, *layers: Any) -> Layered:
+    """The model's own defaults, overlaid by each row that says otherwise; the last one wins."""
+    said = {
+        name: value
+        for layer in layers
+        if layer is not None
+        for name, value in vars(layer).items()
+        if value is not None
+    }
+    return dataclasses.replace(base, **said)

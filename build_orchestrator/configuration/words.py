@@ -1,0 +1,106 @@
+"""What output names, destinations, images and ssh options may say, as functions of text alone.
+
+Each returns what is wrong, in words, or nothing.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+from build_orchestrator.configuration.findings import did_you_mean
+
+PLACEHOLDERS = ("distribution", "release", "version", "target", "distro")
+"""What an output's name may hold in braces."""
+
+SIDECARS = (".sha256", ".md5", ".sbom.json", ".provenance.json")
+"""Endings of the files that lie beside an artifact."""
+
+SCHEMES = ("s3",)
+"""Destinations that are not folders."""
+
+RESERVED_PREFIX = "BUILD_"
+RESERVED = ("BUILD", "VERSION", "PRERELEASE", "SOURCE_DATE_EPOCH")
+"""Variables that the tool itself gives to the script (all BUILD_... too)."""
+
+SSH_OPTIONS = (
+    "CASignatureAlgorithms",
+    "Ciphers",
+    "HostKeyAlgorithms",
+    "KexAlgorithms",
+    "MACs",
+    "PubkeyAcceptedAlgorithms",
+    "RequiredRSASize",
+)
+"""Algorithms only: nothing here can undo the pinning of host keys."""
+
+
+def output_name_problem(name: str) -> str:
+    """What is wrong with an output's name."""
+    for inside in re.findall("{([^{}]*)}", name):
+        if inside not in PLACEHOLDERS:
+            return f"unknown placeholder {{{inside}}}{did_you_mean(inside, PLACEHOLDERS)}"
+    bare = re.sub("{[^{}]*}", "x", name)
+    if "{" in bare or "}" in bare:
+        return "a brace without its partner"
+    if "/" in bare or "\\" in bare:
+        return "is a file name, so it must not hold / or \\"
+    if bare.startswith((".", "-")):
+        return f"must not begin with {bare[0]}"
+    if not bare.isprintable():
+        return "holds a character that cannot be printed"
+    for ending in SIDECARS:
+        if name.endswith(ending):
+            return f"ends in {ending}, which belongs to the files beside an artifact"
+    return ""
+
+
+def members_problem(name: str, members: str) -> str:
+    """What is wrong with the folder that an output's members must lie under."""
+    if not name.endswith(".tar.gz"):
+        return "only a .tar.gz has members"
+    if {".", ".."} & set(members.split("/")):
+        return "must not hold . or .."
+    return ""
+
+
+def destination_problem(destination: str) -> str:
+    """What is wrong with a destination: a folder, or ``s3://bucket/prefix``."""
+    if not destination:
+        return "is empty; give a folder or s3://bucket/prefix"
+    if not destination.isprintable():
+        return "holds a character that cannot be printed"
+    scheme = re.match("([A-Za-z][A-Za-z0-9+.-]+):", destination)
+    if scheme is None:
+        return ""
+    if scheme[1] == "file":
+        return "a folder is written without file:"
+    if scheme[1] not in SCHEMES:
+        return f"unknown scheme {scheme[1]}{did_you_mean(scheme[1], SCHEMES)}"
+    if not re.fullmatch("s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", destination):
+        return "is not of the form s3://bucket/prefix (bucket: 3 to 63 of a-z, 0-9, . and -)"
+    return ""
+
+
+def same_destination(destination: str) -> str:
+    """A destination in the one way of writing it, to see that two are the same place."""
+    if ":" in destination:
+        return destination.rstrip("/")
+    return posixpath.normpath(destination)
+
+
+def variable_problem(name: str) -> str:
+    """What is wrong with giving the script a variable of this name."""
+    if name in RESERVED or name.startswith(RESERVED_PREFIX):
+        return "is given to the script by the tool itself"
+    return ""
+
+
+def ssh_option_problem(option: str) -> str:
+    """What is wrong with an ssh option of a distro."""
+    key, equals, value = option.partition("=")
+    if not equals or not value.strip() or not option.isprintable():
+        return "is not of the form Key=value"
+    if key not in SSH_OPTIONS:
+        return f"{key} is not an algorithm{did_you_mean(key, SSH_OPTIONS)}"
+    return ""
