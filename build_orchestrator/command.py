@@ -23,6 +23,9 @@ from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 CHUNK = 1 << 16
 TAIL_BYTES = 8192
 GRACE_S = 2.0
+PIPE = subprocess.PIPE
+Child = subprocess.Popen[bytes]
+"""What ``spawn`` hands out."""
 
 Consumer = Callable[[bytes], None]
 

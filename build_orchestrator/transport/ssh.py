@@ -1,0 +1,283 @@
+"""Talk to a machine through the system's ``ssh``, over one connection.
+
+Everything of it lies in the machine's folder: ``ssh_config`` and ``known_hosts``, which also
+serve people (``ssh -F <folder>/ssh_config machine``), ``ssh.log`` with ssh's complaints, and
+``ssh.mux``, the socket on which every operation joins the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+from collections.abc import Callable
+from pathlib import Path
+
+from build_orchestrator import command
+from build_orchestrator.command import TAIL_BYTES, Finished
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    MachineLost,
+    OrchestratorError,
+)
+from build_orchestrator.transport.knock import knock
+from build_orchestrator.transport.shell import Shell
+
+CONFIGURATION = "ssh_config"
+KNOWN_HOSTS = "known_hosts"
+LOG = "ssh.log"
+SOCKET = "ssh.mux"
+"""Relative to the folder: the path of a socket may have 104 characters, that of a folder more."""
+ALIAS = "machine"
+LOGIN_S = 30
+"""How long one login may take; an emulated machine that is still booting needs many seconds."""
+CHECK_S = 5.0
+SSH_FAILED = 255
+
+# The connection lives as long as its first session, which ends when our end of its standard
+# input is closed: by ``close``, or by the kernel if we are killed.
+HOLD = "echo ready; exec cat >/dev/null"
+READY = b"ready\n"
+
+FIXED = f"""\
+    HostKeyAlias {ALIAS}
+    IdentitiesOnly yes
+    IdentityAgent none
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+    UpdateHostKeys no
+    BatchMode yes
+    PreferredAuthentications publickey
+    PasswordAuthentication no
+    KbdInteractiveAuthentication no
+    GSSAPIAuthentication no
+    ForwardAgent no
+    ForwardX11 no
+    ClearAllForwardings yes
+    AddressFamily any
+    ConnectTimeout {LOGIN_S}
+    ServerAliveInterval 15
+    ServerAliveCountMax 4
+    LogLevel ERROR
+"""
+
+
+class Ssh(Shell):
+    """One machine's ssh: ``write_configuration``, ``pin``, ``wait``, use it, ``close``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str,
+        port: int,
+        user: str,
+        identity_file: Path,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """``options`` are further ``Key=value`` lines; they cannot override the fixed ones."""
+        self.folder = self.cwd = folder
+        self.host = host
+        self.port = port
+        self.user = user
+        self.identity_file = identity_file
+        self.options = options
+        self._master: command.Child | None = None
+
+    # --- what is known of the machine -----------------------------------------------------------
+
+    def write_configuration(self) -> None:
+        """Write ``ssh_config``. It alone counts: neither the user's nor the host's is read."""
+        given = "".join(f"    {_one_line(option)}\n" for option in self.options)
+        _replace(
+            self.folder / CONFIGURATION,
+            f"Host {ALIAS}\n"
+            f"    HostName {self.host}\n"
+            f"    Port {self.port}\n"
+            f"    User {self.user}\n"
+            f"    IdentityFile {_quoted(self.identity_file)}\n"
+            f"    UserKnownHostsFile {_quoted(self.folder / KNOWN_HOSTS)}\n" + FIXED + given,
+        )
+
+    def pin(self, public_key_line: str) -> None:
+        """Accept this host key from now on (``ssh-ed25519 AAAA...``; several lines: any of them).
+
+        An open connection is not touched.
+        """
+        keys = [line.split()[:2] for line in public_key_line.splitlines() if line.strip()]
+        if not keys or any(len(key) != 2 for key in keys):
+            raise EnvironmentFailure(f"not a public host key: {public_key_line!r}")
+        text = "".join(f"{ALIAS} {kind} {key}\n" for kind, key in keys)
+        _replace(self.folder / KNOWN_HOSTS, text)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def wait(
+        self,
+        deadline: Deadline,
+        cancel: Cancel,
+        alive: Callable[[], bool],
+        *,
+        probe_s: float = 2.0,
+        pause_s: float = 0.2,
+    ) -> None:
+        """Open the connection as soon as the machine answers.
+
+        Args:
+            alive: whether the machine itself is there; asked every ``pause_s``.
+            probe_s: how long one knock on the port may take.
+
+        Raises:
+            MachineLost: ``alive`` said no.
+            EnvironmentFailure: the machine shows another host key than the pinned one.
+            DeadlineExceeded, Interrupted
+        """
+        words = ""
+
+        def check() -> None:
+            cancel.check()
+            if not alive():
+                raise MachineLost("the machine ended before ssh answered", details=words)
+            if deadline.passed:
+                raise self._not_answered(deadline, words)
+
+        while True:
+            knock(
+                self.host, self.port, cancel=cancel, check=check, probe_s=probe_s, pause_s=pause_s
+            )
+            if self._open(cancel, check, pause_s):
+                return
+            words = self._last_words()
+            if "Host key verification failed" in words:
+                raise EnvironmentFailure(
+                    f"{self.host}:{self.port} does not show the host key that was pinned",
+                    details=words,
+                    resolution="Something else answers there, or the machine changed its key.",
+                )
+            cancel.sleep(pause_s)
+
+    def check(self) -> bool:
+        """Whether the connection is there."""
+        if self._master is None or self._master.poll() is not None:
+            return False
+        deadline = Deadline("check", CHECK_S, "ssh to speak of its connection")
+        try:
+            argv = [*self._client(), "-O", "check", ALIAS]
+            return command.run(argv, deadline=deadline, cancel=NEVER, cwd=self.folder).status == 0
+        except OrchestratorError:
+            return False
+
+    def close(self) -> None:
+        """End the connection, and with it whatever still uses it. Twice is harmless."""
+        if self._master is not None:
+            command.kill_group(self._master)
+            self._master = None
+        for path in self.folder.glob(f"{SOCKET}*"):
+            if path.is_socket():
+                path.unlink(missing_ok=True)
+
+    # --- the shell ------------------------------------------------------------------------------
+
+    def argv(self, line: str) -> list[str]:
+        # Without the connection ssh would make one of its own; a proxy that fails prevents that.
+        return [*self._client(), "-T", "-o", "ProxyCommand=false", ALIAS, line]
+
+    def lost(self, finished: Finished) -> MachineLost | None:
+        """255 is ssh's own status or the script's: it is ssh's if the connection is gone."""
+        if finished.status != SSH_FAILED or self.check():
+            return None
+        own = finished.stderr.decode(errors="replace").strip()
+        words = "\n".join(part for part in (self._last_words(), own) if part)
+        return MachineLost("the connection to the machine broke", details=words)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _client(self) -> list[str]:
+        return ["ssh", "-F", CONFIGURATION, "-S", SOCKET]
+
+    def _open(self, cancel: Cancel, check: Callable[[], None], pause_s: float) -> bool:
+        """Try once to log in; whether the connection is there."""
+        self.close()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        log = os.open(self.folder / LOG, flags, 0o600)
+        try:
+            self._master = command.spawn(
+                [*self._client(), "-M", "-T", ALIAS, HOLD],
+                cwd=self.folder,
+                stdin=command.PIPE,
+                stdout=command.PIPE,
+                stderr=log,
+            )
+        finally:
+            os.close(log)
+        try:
+            ready = _said_ready(self._master, cancel, check, pause_s)
+        except BaseException:
+            self.close()
+            raise
+        if not ready:
+            self.close()
+        return ready
+
+    def _last_words(self) -> str:
+        """The end of ssh's complaints."""
+        with contextlib.suppress(OSError):
+            return (self.folder / LOG).read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
+        return ""
+
+    def _not_answered(self, deadline: Deadline, words: str) -> DeadlineExceeded:
+        last = words.splitlines()[-1] if words else "nothing"
+        return DeadlineExceeded(
+            deadline.stage,
+            deadline.limit_s,
+            f"ssh on {self.host}:{self.port} to answer; the last that it said: {last}",
+        )
+
+
+def _said_ready(
+    master: command.Child, cancel: Cancel, check: Callable[[], None], pause_s: float
+) -> bool:
+    """Wait until the first session says that it runs."""
+    assert master.stdout is not None
+    limit = Deadline("login", LOGIN_S)
+    said = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(cancel, selectors.EVENT_READ)
+        selector.register(master.stdout, selectors.EVENT_READ)
+        while READY not in said:
+            check()
+            if limit.passed:
+                return False
+            for key, _ in selector.select(pause_s):
+                if key.fileobj is master.stdout:
+                    chunk = os.read(key.fd, command.CHUNK)
+                    if not chunk:
+                        return False
+                    said += chunk
+    return True
+
+
+def _quoted(path: Path) -> str:
+    """A path as ssh's configuration takes it: quoted, and with nothing left to expand."""
+    text = _one_line(str(path.absolute()))
+    if "${" in text:
+        raise EnvironmentFailure(f"{path}: ssh would take ${{...}} for a variable")
+    for character in ("\\", '"'):
+        text = text.replace(character, f"\\{character}")
+    return '"' + text.replace("%", "%%") + '"'
+
+
+def _one_line(text: str) -> str:
+    if "\n" in text or "\r" in text:
+        raise EnvironmentFailure(f"{text!r}: ssh's configuration cannot hold a line break")
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is whole at every moment."""
+    scratch = path.with_name(f"{path.name}.new")
+    scratch.write_text(text)
+    scratch.chmod(0o600)
+    scratch.replace(path)
