@@ -1,0 +1,144 @@
+"""What decides whether a build is up to date: a key, and the list that explains it.
+
+Covered are the script and its declared inputs, the target's definition, the image, the script's
+variables, the requirements lock and our own way of driving a build. Deadlines, attempts and
+destinations, and the way in which the host lets packages through, do not change what comes out,
+so they are not. Distribution packages from a moving mirror are outside the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from build_orchestrator.errors import UsageError
+from build_orchestrator.model import RECIPE_VERSION, Build, Image, Input, Target
+from build_orchestrator.plan import key_of as key_of
+
+RUN = "run"
+"""The input that no other run has; it stands in for a missing requirements lock."""
+
+IGNORED = frozenset({"__pycache__"})
+
+PER_RUN = frozenset({"BUILD_RUN_ID"})
+"""Variables of the script that differ from run to run and change nothing."""
+
+
+def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple[Input, ...]:
+    """Everything that decides what comes out of a build.
+
+    Args:
+        nonce: the run's uuid; without a requirements lock it keeps the key from ever matching
+            that of another run.
+
+    Raises:
+        UsageError: a declared file is missing, or is neither file, folder nor link.
+    """
+    recipe = build.recipe
+    files = [(f"script {recipe.script}", recipe.script)]
+    files += [(f"input {path}", path) for path in recipe.inputs]
+    if recipe.requirements_lock:
+        files.append((f"requirements lock {recipe.requirements_lock}", recipe.requirements_lock))
+    pairs = [
+        ("recipe version", str(RECIPE_VERSION)),
+        *_definition(build.target),
+        ("image", f"sha256:{image.sha256}"),
+        *((name, digest_of(project, path)) for name, path in files),
+        *((f"output {output.name}", f"members {output.members}") for output in build.outputs),
+        *((f"variable {name}", build.environment[name]) for name in _lasting(build.environment)),
+        *((f"secret {name}", "named") for name in recipe.secrets),
+    ]
+    if not recipe.requirements_lock:
+        pairs.append((RUN, nonce))
+    return tuple(Input(name=name, value=value) for name, value in pairs)
+
+
+def _definition(target: Target) -> list[tuple[str, str]]:
+    """What of a target's row can change what comes out."""
+    source = target.image
+    kernel = " ".join(each for each in (source.kernel_sha256, source.initrd_sha256) if each)
+    return [
+        ("target", target.name),
+        ("target distro", _canonical(dataclasses.asdict(target.distro))),
+        ("target size", _canonical(dataclasses.asdict(target.size))),
+        ("target options", _canonical(target.options)),
+        ("target kernel", kernel),
+    ]
+
+
+def _lasting(environment: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in environment if name not in PER_RUN)
+
+
+def explain(old: Iterable[Input], new: Iterable[Input]) -> tuple[str, ...]:
+    """One line for each input that differs; none when the key is the same."""
+    before = {each.name: each.value for each in old}
+    after = {each.name: each.value for each in new}
+    lines = []
+    for name in dict.fromkeys((*before, *after)):
+        was, now = before.get(name), after.get(name)
+        if was == now:
+            continue
+        if name == RUN and now is not None:
+            lines.append("run: the recipe has no requirements_lock, so every run builds anew")
+        elif was is None:
+            lines.append(f"{name}: is new")
+        elif now is None:
+            lines.append(f"{name}: is gone")
+        else:
+            lines.append(f"{name}: was {_short(was)}, is {_short(now)}")
+    return tuple(lines)
+
+
+def digest_of(project: Path, path: str) -> str:
+    """``sha256:...`` over a file or tree: relative paths, execute bits and contents, in order.
+
+    Times, owners and other mode bits do not count, and neither does ``__pycache__``.
+    """
+    digest = hashlib.sha256()
+    try:
+        # What is listed may itself be a link; links below it are taken as links.
+        for name, place in _walk((project / path).resolve(strict=True), ""):
+            digest.update(_record(name, place))
+    except OSError as error:
+        raise UsageError(f"input {path} cannot be read: {error.strerror}") from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _walk(place: Path, name: str) -> Iterator[tuple[str, Path]]:
+    yield name, place
+    if place.is_dir() and not place.is_symlink():
+        for below in sorted(place.iterdir()):
+            if below.name not in IGNORED:
+                yield from _walk(below, f"{name}/{below.name}")
+
+
+def _record(name: str, place: Path) -> bytes:
+    """One entry of a tree; every part has a fixed length or is preceded by its length."""
+    mode = place.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        kind, content = b"link", hashlib.sha256(os.fsencode(place.readlink())).digest()
+    elif stat.S_ISDIR(mode):
+        kind, content = b"fold", bytes(32)
+    elif stat.S_ISREG(mode):
+        kind = b"exec" if mode & stat.S_IXUSR else b"file"
+        with place.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+    else:
+        raise UsageError(f"{place} is neither a file, nor a folder, nor a link")
+    encoded = os.fsencode(name)
+    return len(encoded).to_bytes(4) + encoded + kind + content
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _short(value: str) -> str:
+    return value[:19] + "..." if value.startswith("sha256:") else value or "empty"
