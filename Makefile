@@ -56,8 +56,9 @@ format: $(INSTALLED_DEV) ## Put the code into the one format
 types: $(INSTALLED_DEV) ## Check types: mypy, strict
 	$(BIN)/mypy
 
-schema: $(INSTALLED) ## Write the JSON schema of targets.yaml, for editors
+schema: $(INSTALLED) ## Write the JSON schema of targets.yaml and its reference page
 	$(BIN)/python -m build_orchestrator.configuration.schema >docs/reference/targets.schema.json
+	$(BIN)/python -m build_orchestrator.configuration.reference >docs/reference/targets-yaml.md
 
 lock: $(INSTALLED_DEV) ## Write the lock files again (all newest: LOCK_FLAGS=--upgrade)
 	$(COMPILE) $(LOCK_FLAGS) --group install --output-file requirements.lock
