@@ -11,7 +11,7 @@
     |   +-- VerificationFailed
     |   +-- PublishConflict
     +-- EnvironmentFailure       3   provider, network, disk, lost machine: try again
-    |   +-- DeadlineExceeded         a stage's limit passed (provision's is a BuildFailure by contract)
+    |   +-- DeadlineExceeded         a stage's limit passed (provision's is a BuildFailure)
     |   +-- MachineLost
     |   +-- DestinationUnreachable
     +-- MachineLeaked            5   a machine may still be alive

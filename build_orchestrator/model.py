@@ -98,7 +98,7 @@ class Distro:
     legacy: bool = False
     ssh_user: str = "root"
     ssh_options: tuple[str, ...] = ()
-    """``Key=value`` lines for the build's own ssh configuration (old algorithms of legacy distros)."""
+    """``Key=value`` lines for the build's own ssh configuration (old algorithms of old distros)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class Output:
     """A file that the script must leave in ``$BUILD_OUTPUT``."""
 
     name: str
-    """File name. In a recipe it may hold ``{distribution} {release} {version} {target} {distro}``."""
+    """File name. A recipe's may hold ``{distribution} {release} {version} {target} {distro}``."""
     members: str = ""
     """For a ``.tar.gz``: the folder that every member must lie under, such as ``cloudify/env/``."""
 
@@ -171,7 +171,7 @@ class Recipe:
     secrets: tuple[str, ...] = ()
     """Names of host variables that reach the script, and nothing else."""
     requirements_lock: str = ""
-    """Path of a committed lock of what the script installs; without it a build has no stable key."""
+    """Path of a committed lock of what the script installs; without it no key can match."""
     pass_host_trust: bool = False
     """Hand the host's CA bundle, proxies and package index settings to the script."""
 
