@@ -23,6 +23,9 @@ from build_orchestrator.model import Build, Image, Input, Naming, Output, Plan, 
 COSTS_MONEY = frozenset({"aws"})
 """Providers whose targets are built only when named."""
 
+NAMING = ("VERSION", "PRERELEASE", "BUILD")
+"""The variables that name artifacts."""
+
 SOURCE_DATE_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time of what has no time of its own."""
 
@@ -68,19 +71,14 @@ def make_plan(
     naming = _named(naming, settings)
     chosen = _recipe(configuration, recipe)
     chosen = dataclasses.replace(chosen, destinations=_to(chosen, destinations, no_publish))
-    targets = select(configuration, selectors)
     _check_limits(jobs, provision_s)
-    variables = {
-        "BUILD_RUN_ID": run_id,
-        "SOURCE_DATE_EPOCH": str(source_date_epoch),
-        **chosen.environment,
-        **_naming_variables(naming),
-        **settings,
-    }
+    run = {"BUILD_RUN_ID": run_id, "SOURCE_DATE_EPOCH": str(source_date_epoch)}
+    said = {name: value for name, value in settings.items() if name not in NAMING}
+    variables = run | {**chosen.environment, **said} | _naming_variables(naming)
     trust = dict(host_trust or {}) if chosen.pass_host_trust else {}
     builds = tuple(
         _build(_hurried(target, provision_s), chosen, naming, variables, trust)
-        for target in targets
+        for target in select(configuration, selectors)
     )
     _check_published_once(builds)
     return Plan(
@@ -287,8 +285,9 @@ def _named(naming: Naming, settings: Mapping[str, str]) -> Naming:
 
 
 def _naming_variables(naming: Naming) -> dict[str, str]:
-    words = {"VERSION": naming.version, "PRERELEASE": naming.prerelease, "BUILD": naming.build}
-    return {variable: value for variable, value in words.items() if value}
+    """Only those that are set: an empty VERSION is no VERSION."""
+    words = zip(NAMING, (naming.version, naming.prerelease, naming.build), strict=True)
+    return {variable: value for variable, value in words if value}
 
 
 def _check_limits(jobs: int, provision_s: float | None) -> None:

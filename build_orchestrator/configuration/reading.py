@@ -7,7 +7,6 @@ values that YAML makes of it.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -184,17 +183,15 @@ class _Reader:
         self, node: yaml.MappingNode, place: Place, inside: tuple[int, ...] = ()
     ) -> tuple[list[Entry], list[Entry]]:
         """The entries of a mapping, and those that it merges with ``<<: *anchor``."""
+        inside = (*inside, id(node))
         own: list[Entry] = []
         merged: list[Entry] = []
         for key, item in node.value:
             if key.tag == f"{_TAG}merge":
                 sources = item.value if isinstance(item, yaml.SequenceNode) else [item]
                 for source in sources:
-                    if isinstance(source, yaml.MappingNode) and id(source) not in (
-                        *inside,
-                        id(node),
-                    ):
-                        theirs = self._split(source, place, (*inside, id(node)))
+                    if isinstance(source, yaml.MappingNode) and id(source) not in inside:
+                        theirs = self._split(source, place, inside)
                         merged += [*theirs[0], *theirs[1]]
                     else:
                         self._findings.add(place, "<< wants another mapping", _mark(key))
@@ -243,10 +240,9 @@ def _scalar(node: yaml.Node, kind: str, empty: Any) -> tuple[str, Any]:
 
 def _number(text: str) -> float | None:
     try:
-        number = float(text)
-    except ValueError:  # YAML has numbers such as 1:30 and 0x10, which nobody means here.
+        return float(text)
+    except ValueError:  # YAML has numbers such as 1:30, 0x10 and .inf, which nobody means here.
         return None
-    return number if math.isfinite(number) else None
 
 
 def _broken_rule(value: Any, rule: Rule) -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from build_orchestrator.configuration import Configuration, find_project, load
 from build_orchestrator.errors import ConfigurationError, ExitCode, UsageError
@@ -387,6 +388,18 @@ def test_what_is_no_yaml_is_told_with_its_place(
 def test_any_broken_file_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
     """However broken the file, the user gets an error of ours."""
     assert len(problems(tmp_path, content)) == 1
+
+
+def test_without_the_c_library_reading_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyYAML may come without libyaml; its own composer then also gives up on deep nesting."""
+    text = replaced("    release: bookworm", "    release: 22.10\n    colour: red")
+    with_library = problems(tmp_path, text)
+    monkeypatch.setattr("build_orchestrator.configuration.reading._LOADER", yaml.SafeLoader)
+    assert problems(tmp_path, text) == with_library
+    deep = "a: " + "[" * 3000 + "]" * 3000
+    assert problems(tmp_path, deep) == ["1:1: targets.yaml: not readable: nested too deeply"]
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:

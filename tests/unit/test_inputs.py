@@ -95,7 +95,7 @@ DECLARED: dict[str, tuple[Callable[[Path], object], str]] = {
     "executable": (lambda project: (project / MORE).chmod(0o755), TREE),
     "removed": (lambda project: (project / MORE).unlink(), TREE),
     "empty folder": (lambda project: (project / "provision/empty").mkdir(), TREE),
-    "renamed": (lambda project: (project / MORE).rename(project / "provision/more.txt"), TREE),
+    "renamed": (lambda project: (project / MORE).rename(project / "provision/deep/most"), TREE),
     "link": (relink, TREE),
 }
 
@@ -206,6 +206,15 @@ def test_the_same_files_elsewhere_have_the_same_key(project: Path, tmp_path: Pat
     for name in ("provision", "packager.yaml", "agent.lock"):
         (elsewhere / name).rename(project / name)
     assert key(project) == before
+
+
+def test_a_listed_link_counts_by_what_it_leads_to(project: Path) -> None:
+    """Who lists a link means the file behind it."""
+    (project / "listed").symlink_to("packager.yaml")
+    before = digest_of(project, "listed")
+    assert before == digest_of(project, "packager.yaml")
+    (project / "packager.yaml").write_text("changed\n")
+    assert digest_of(project, "listed") != before
 
 
 def test_names_and_contents_do_not_run_into_each_other(tmp_path: Path) -> None:

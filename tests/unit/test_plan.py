@@ -268,7 +268,7 @@ def test_an_empty_setting_unsets_a_name() -> None:
     """``--set VERSION=`` is a build without a version, for names and for the script."""
     build = plan_of("debian_bookworm", naming=Naming(version="7"), settings={"VERSION": ""})
     assert build.builds[0].outputs[0].name == "Debian-bookworm-agent.tar.gz"
-    assert not build.builds[0].environment.get("VERSION")
+    assert "VERSION" not in build.builds[0].environment
 
 
 @pytest.mark.parametrize(
