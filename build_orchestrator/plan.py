@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -330,6 +328,9 @@ def _places(build: Build) -> Iterator[ToPublish]:
 
 def key_of(inputs: Iterable[Input]) -> str:
     """The key of a build: 64 hex digits over its inputs, in whatever order they are listed."""
+    import hashlib  # `build list` imports this module and needs no key.
+    import json
+
     pairs = sorted((each.name, each.value) for each in inputs)
     return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
 
