@@ -210,6 +210,7 @@ def test_a_last_line_without_newline_arrives(bench: Bench) -> None:
 def test_commands_find_an_empty_standard_input(bench: Bench) -> None:
     """A command that reads its input does not eat the rest of the script."""
     assert bench.run("cat; read -r line || echo nothing\necho end") == (0, ["nothing", "end"])
+    assert bench.run("[ /dev/stdin -ef /dev/null ]") == (0, [])
 
 
 def test_a_syntax_error_runs_nothing(bench: Bench) -> None:

@@ -87,7 +87,8 @@ class Sshd:
             f"Port {self.port}\n"
             f"HostKey {self.folder / 'host_key'}\n"
             f"AuthorizedKeysFile {self.folder / 'user_key.pub'}\n"
-            f"SetEnv PATH={self.shims}:{os.environ['PATH']}\n"
+            # A home of its own too: what the user's .bashrc says is no business of a test.
+            f"SetEnv HOME={self.folder} PATH={self.shims}:{os.environ['PATH']}\n"
             "PidFile none\n"
             "StrictModes no\n"
             "UsePAM no\n"

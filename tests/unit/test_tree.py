@@ -46,6 +46,7 @@ def small_tree(folder: Path) -> Path:
     (folder / "b/file").write_bytes(b"content\n" * 100)
     (folder / "a").write_bytes(b"")
     (folder / "link").symlink_to("b/file")
+    os.utime(folder / "b", (1000, 1000))
     return folder
 
 
