@@ -1,0 +1,148 @@
+"""One build at one destination: everything in order, and what became of it."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+from collections.abc import Iterable, Sequence
+
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import (
+    DestinationUnreachable,
+    EnvironmentFailure,
+    Interrupted,
+    OrchestratorError,
+    PublishConflict,
+)
+from build_orchestrator.events import Observer, Warned
+from build_orchestrator.model import Artifact, Build, Published, PublishedArtifact
+from build_orchestrator.publish.contract import Destination, Item
+from build_orchestrator.publish.layout import items_of, record_of
+
+
+class Publisher:
+    """Serves one destination in a thread of its own; start it with ``start``, wait with ``wait``.
+
+    The artifacts come first, each followed by its sidecars; the key record is last, and only when
+    all of them are in place. So a record says that everything it names is there.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        artifacts: Sequence[Artifact],
+        build: Build,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+        observer: Observer,
+    ) -> None:
+        self._destination = destination
+        self._artifacts = artifacts
+        self._build = build
+        self._deadline = deadline
+        self._cancel = cancel
+        self._observer = observer
+        self._rows: dict[str, PublishedArtifact] = {}
+        self.bug: BaseException | None = None
+
+    def start(self) -> int:
+        """Begin; return a file descriptor, the caller's to close, that ends when we do."""
+        read, write = os.pipe()
+        threading.Thread(target=self._work, args=(write,), daemon=True).start()
+        return read
+
+    def rows(self) -> tuple[PublishedArtifact, ...]:
+        """What became of each artifact so far; what has not been reached is not published."""
+        late = self._deadline.exceeded()
+        unreached = {
+            each.name: self._row(each.name, f"{self._build.folder}/{each.name}", late)
+            for each in self._artifacts
+        }
+        return tuple((unreached | self._rows).values())
+
+    def _work(self, write: int) -> None:
+        try:
+            self._publish()
+        except Interrupted:
+            pass  # The one who waits knows already.
+        except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
+            self.bug = error
+        finally:
+            os.close(write)
+
+    def _publish(self) -> None:
+        unreachable: DestinationUnreachable | None = None
+        for artifact in self._artifacts:
+            items = list(items_of(artifact, self._build.folder))
+            error = unreachable or self._put_all(items)
+            self._rows[artifact.name] = self._row(artifact.name, items[0].key, error)
+            if isinstance(error, DestinationUnreachable):
+                unreachable = error  # Asking again for each artifact would only take longer.
+        if any(row.state is not Published.YES for row in self._rows.values()):
+            return
+        record = record_of(self._artifacts, self._build)
+        if error := self._put_all([record]):
+            self._rows[record.key] = self._row(record.key, record.key, error)
+            return
+        try:
+            self._destination.point_latest(self._build.folder)
+        except DestinationUnreachable as error:
+            self._observer(Warned(target=self._build.name, text=error.brief))
+
+    def _put_all(self, items: Iterable[Item]) -> OrchestratorError | None:
+        """Put items in order; return what kept one of them from being put."""
+        try:
+            for item in items:
+                self._cancel.check()
+                self._deadline.check()
+                self._destination.put(item, deadline=self._deadline, cancel=self._cancel)
+        except (EnvironmentFailure, PublishConflict) as error:
+            return error
+        return None
+
+    def _row(self, name: str, key: str, error: OrchestratorError | None) -> PublishedArtifact:
+        state = Published.YES
+        if error is not None:
+            conflict = isinstance(error, PublishConflict)
+            state = Published.CONFLICT if conflict else Published.NO
+        return PublishedArtifact(
+            destination=self._destination.name,
+            name=name,
+            url=self._destination.address(key),
+            state=state,
+            reason=_in_one_line(error) if error else "",
+        )
+
+
+def wait(publishers: Sequence[Publisher], *, deadline: Deadline, cancel: Cancel) -> None:
+    """Let publishers work side by side until all have ended or the deadline has passed.
+
+    Raises:
+        Interrupted: at once, when somebody asks to stop.
+    """
+    pipes = [publisher.start() for publisher in publishers]
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(cancel, selectors.EVENT_READ)
+            for pipe in pipes:
+                selector.register(pipe, selectors.EVENT_READ)
+            working = len(pipes)
+            while working and not deadline.passed:
+                ready = selector.select(deadline.remaining_s)
+                cancel.check()
+                for key, _ in ready:
+                    selector.unregister(key.fileobj)
+                    working -= 1
+    finally:
+        for pipe in pipes:
+            os.close(pipe)
+    for publisher in publishers:
+        if publisher.bug is not None:
+            raise publisher.bug
+
+
+def _in_one_line(error: OrchestratorError) -> str:
+    parts = (error.brief, error.details, error.resolution)
+    return ". ".join(" ".join(part.split()).removesuffix(".") for part in parts if part)
