@@ -83,7 +83,7 @@ def run(
         HostNotReady: there is no such program.
     """
     started = time.monotonic()
-    child = spawn(argv, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = spawn(argv, env=env, cwd=cwd, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     collected = bytearray()
     tail = bytearray()
 
@@ -114,7 +114,7 @@ def spawn(
     cwd: Path | None = None,
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
-    stderr: int = subprocess.PIPE,
+    stderr: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child in a process group of its own. The caller owns it.

@@ -36,9 +36,7 @@ class Verdict:
     explanation: str
 
 
-def judge(
-    machine: Machine, status: int, *, state_folder: Path, cancel: Cancel
-) -> Verdict:
+def judge(machine: Machine, status: int, *, state_folder: Path, cancel: Cancel) -> Verdict:
     """Ask the machine and this host why the script ended with this status (or never ended)."""
     if status == TEMPORARY_FAILURE:
         return Verdict(True, "status-75", "the script said that its environment failed (75)")

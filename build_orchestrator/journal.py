@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -92,7 +93,12 @@ class Journal:
         self._write("gone", name=name)
 
     def close(self) -> None:
-        """Let go of the heartbeat. What is still alive may be swept from now on."""
+        """Let go of the heartbeat. What is still alive may be swept from now on.
+
+        Where nothing is, the state folder of the run is not needed any more.
+        """
+        if all(entry.gone for entry in read(self.state / JOURNAL)):
+            shutil.rmtree(self.state, ignore_errors=True)
         self._heartbeat.release()
 
     def _write(self, kind: str, **fields: Any) -> None:

@@ -18,6 +18,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.machine.contract import Machine
 from build_orchestrator.model import Build, Recipe
+from build_orchestrator.render import exports, script_variables
 
 PLACE = PurePosixPath("/var/lib/build-orchestrator")
 BUILD_INPUTS = PLACE / "inputs"
@@ -97,23 +98,15 @@ def provision_script(build: Build, secrets: Mapping[str, str]) -> bytes:
     ``MACHINE_ROOT`` is empty in a real machine; on the fake provider it is the folder that plays
     the machine's disk.
     """
-    trust = dict(build.host_trust)
-    bundle = trust.pop("CA_BUNDLE", "")
-    variables = {
-        **{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-        **{"HOME": "/root", "LANG": "C.UTF-8"},
-        **build.environment,
-        **trust,
-        **secrets,
-    }
+    bundle = build.host_trust.get("CA_BUNDLE", "")
     lines = [
         "umask 022",
         "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do",
         '  case $v in MACHINE_*) ;; *) unset "$v" ;; esac',
         "done",
-        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
-        f"export BUILD_INPUTS=\"${{MACHINE_ROOT:-}}\"{shlex.quote(str(BUILD_INPUTS))}",
-        f"export BUILD_OUTPUT=\"${{MACHINE_ROOT:-}}\"{shlex.quote(str(BUILD_OUTPUT))}",
+        *exports({**script_variables(build), **secrets}),
+        f'export BUILD_INPUTS="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_INPUTS))}',
+        f'export BUILD_OUTPUT="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_OUTPUT))}',
         'mkdir -p "$BUILD_OUTPUT"',
         *(_ca_lines(Path(bundle).read_text()) if bundle else ()),
         'cd "$BUILD_INPUTS"',

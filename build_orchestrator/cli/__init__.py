@@ -1,1 +1,136 @@
+"""The command line: the only place that prints and exits.
 
+Commands are imported when they are called, so that `build --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from build_orchestrator.errors import ExitCode, OrchestratorError
+
+COMMANDS = {
+    "list": ("look", "Show every target: its name, image and provider."),
+    "plan": ("look", "Show what a run would do, without doing it."),
+    "render": ("look", "Show the files that a build is made with."),
+    "up": ("up", "Build targets in clean machines: the main job."),
+    "status": ("machines", "Show runs, and machines that are alive."),
+    "logs": ("machines", "Show the log of a build."),
+    "ssh": ("machines", "Open a shell in a machine that is alive."),
+    "sweep": ("machines", "Destroy machines that were left behind."),
+    "publish": ("again", "Publish again what a run has collected."),
+    "doctor": ("host", "Say what this host lacks, and how to get it."),
+}
+"""Command -> its module here and its line in the list."""
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name alone until one is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"build_orchestrator.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("list", "list_targets"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and name not in COMMANDS and not name.startswith("-"):
+            from build_orchestrator.configuration.findings import did_you_mean
+
+            ctx.fail(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`build COMMAND --help` shows examples. Exit codes: docs/reference/exit-codes.md.",
+)
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The folder with targets.yaml  [default: the nearest one, from here upwards]",
+)
+@click.version_option(package_name="build-orchestrator", message="build-orchestrator %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, project: Path | None) -> None:
+    """Boot a clean virtual machine, build an artifact in it, publish it, destroy the machine.
+
+    \b
+    Examples:
+      build list
+      build up debian_bookworm_qemu
+      build up 'debian_*_qemu' -j2
+    """
+    ctx.obj = project
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with one of the documented codes."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; every error becomes words and an exit code."""
+    try:
+        code = cli.main(arguments, prog_name="build", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.OK
+    except click.exceptions.Abort:
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except OrchestratorError as error:
+        click.echo(described(error), err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read us has enough, as in `build list | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        click.echo(f"build: a bug of ours: {type(error).__name__}: {error}", err=True)
+        click.echo(f"The trace is in {_keep_trace()}; please report it.", err=True)
+        return ExitCode.BUG
+
+
+def described(error: OrchestratorError) -> str:
+    """What happened, where, and what to try, as a person reads it."""
+    parts = [f"build: {error.brief}"]
+    parts += [f"  {line}" for line in error.details.splitlines()]
+    parts += [f"  {line}" for line in error.resolution.splitlines()]
+    return "\n".join(parts)
+
+
+def _keep_trace() -> str:
+    from build_orchestrator.locks import private_folder, state_home
+
+    trace = traceback.format_exc()
+    with contextlib.suppress(OSError):
+        place = private_folder(state_home() / "bugs") / f"{time.time_ns()}.txt"
+        place.write_text(trace)
+        return str(place)
+    click.echo(trace, err=True)
+    return "the lines above"

@@ -65,9 +65,7 @@ def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
     )
 
 
-def _make(
-    suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine
-) -> None:
+def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
     with tempfile.TemporaryDirectory(prefix="bootstrap-", dir=folder) as scratch:
         work = Path(scratch)
         work.chmod(0o755)  # mmdebstrap's unshared root must be able to enter it.
@@ -111,10 +109,13 @@ def _install(
             [
                 *("mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
                 *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                *("--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"),
-                *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"),
+                *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
+                *(
+                    "--dpkgopt=path-exclude=/usr/share/doc/*",
+                    "--dpkgopt=path-exclude=/usr/share/man/*",
+                ),
                 *("--dpkgopt=path-exclude=/usr/share/locale/*",),
-                *(f"--customize-hook={shlex.quote(str(hook))} \"$1\"", suite, str(tree), *sources),
+                *(f'--customize-hook={shlex.quote(str(hook))} "$1"', suite, str(tree), *sources),
             ],
             deadline=deadline,
             cancel=cancel,

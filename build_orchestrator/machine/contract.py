@@ -129,6 +129,10 @@ class Provider(Protocol):
     @property
     def abilities(self) -> Abilities: ...
 
+    def rendered(self, request: MachineRequest) -> Mapping[str, str]:
+        """The files that show a person how this machine is made: name -> text. Starts nothing."""
+        ...
+
     def boot(
         self,
         request: MachineRequest,

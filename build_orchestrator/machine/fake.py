@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -44,14 +43,12 @@ class FakeMachine:
         self,
         identity: Identity,
         options: Mapping[str, str],
-        child: subprocess.Popen[bytes] | None = None,
+        child: command.Child | None = None,
     ) -> None:
         self.identity = identity
         self._options = options
         self._child = child
-        self._shell = LocalShell(
-            Path(identity.folder) / "root", env={MARK: identity.name}
-        )
+        self._shell = LocalShell(Path(identity.folder) / "root", env={MARK: identity.name})
 
     def run(
         self,
@@ -106,6 +103,13 @@ class FakeProvider:
     name = "fake"
     abilities = Abilities(console=False)
 
+    def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
+        """``notify`` is part of every provider; nothing here takes time."""
+        self._notify = notify
+
+    def rendered(self, request: MachineRequest) -> Mapping[str, str]:
+        return {"machine.sh": f"# {request.identity.name}: a folder that plays a machine\n"}
+
     def boot(
         self,
         request: MachineRequest,
@@ -124,7 +128,6 @@ class FakeProvider:
                 ["timeout", "--signal=KILL", f"{request.limit_s:.0f}", "cat", "alive"],
                 cwd=folder,
                 env={**os.environ, MARK: name},
-                stderr=subprocess.DEVNULL,
             )
             identity = dataclasses.replace(request.identity, details={"pid": str(child.pid)})
             identified(identity)
@@ -160,9 +163,7 @@ class FakeProvider:
         return list(found.values())
 
 
-def misbehave(
-    options: Mapping[str, str], stage: str, deadline: Deadline, cancel: Cancel
-) -> None:
+def misbehave(options: Mapping[str, str], stage: str, deadline: Deadline, cancel: Cancel) -> None:
     """Fail or hang where the options say so."""
     if options.get("fail_at") == stage:
         raise MachineLost(f"the fake machine was lost at {stage}, as it was told to")
@@ -179,7 +180,7 @@ def _carries(name: str) -> Callable[[int], bool]:
 def _folder(process: Path, name: str) -> str:
     """The machine's folder, where the working folder of one of its processes tells."""
     with contextlib.suppress(OSError):
-        here = Path(os.readlink(process / "cwd"))
+        here = (process / "cwd").readlink()
         for folder in (here, *here.parents):
             if folder.name == name:
                 return str(folder)

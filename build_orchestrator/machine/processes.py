@@ -74,7 +74,9 @@ def _kill_one(pid: int, ours: Ours, deadline: Deadline) -> None:
             ) from error
         readable, _, _ = select.select([descriptor], [], [], deadline.remaining_s)
         if not readable:
-            raise MachineLeaked(f"process {pid} did not die of SIGKILL within {deadline.limit_s:g} s")
+            raise MachineLeaked(
+                f"process {pid} did not die of SIGKILL within {deadline.limit_s:g} s"
+            )
     finally:
         os.close(descriptor)
 

@@ -14,7 +14,9 @@ DEVICES = "1"
 """Raised when a change below makes older snapshots unusable."""
 
 BINARY = "qemu-system-x86_64"
-KERNEL_ARGUMENTS = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet"
+KERNEL_ARGUMENTS = (
+    "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.ssh_auto=no TERM=dumb"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,9 @@ class Launch:
 
 def command(launch: Launch) -> list[str]:
     """The argument list. QEMU's working folder holds ``overlay.qcow2`` and the folder ``seed``."""
-    accelerator, cpu = ("kvm", "host") if launch.accelerator == "kvm" else ("tcg,thread=multi", "max")
+    accelerator, cpu = (
+        ("kvm", "host") if launch.accelerator == "kvm" else ("tcg,thread=multi", "max")
+    )
     argv = [
         *("timeout", "--signal=KILL", f"{launch.limit_s:.0f}"),
         *(BINARY, "-name", launch.name, "-nodefaults", "-no-user-config", "-display", "none"),

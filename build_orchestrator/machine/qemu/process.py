@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ LAST_WORDS_BYTES = 2000
 class Running:
     """QEMU as its starter holds it."""
 
-    child: subprocess.Popen[bytes]
+    child: command.Child
     qmp: Qmp
     port: int
     """Of 127.0.0.1; leads to the machine's port 22."""

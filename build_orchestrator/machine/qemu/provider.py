@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
+import shlex
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from build_orchestrator import cache, command
+from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.contract import Abilities, MachineRequest, OnLine
 from build_orchestrator.machine.qemu import process, snapshot
-from build_orchestrator.machine.qemu.accelerator import choose
+from build_orchestrator.machine.qemu.accelerator import choose, known_verdict
 from build_orchestrator.machine.qemu.identity import (
     HOST_KEY,
     USER_KEY,
@@ -31,6 +30,7 @@ from build_orchestrator.machine.qemu.identity import (
     write_seed,
 )
 from build_orchestrator.machine.qemu.launch import Launch, name_in
+from build_orchestrator.machine.qemu.launch import command as command_line
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.ssh import Ssh
 
@@ -90,8 +90,7 @@ class QemuMachine:
     def destroy(self, *, deadline: Deadline) -> None:
         process.kill(self.identity.name, deadline=deadline)
         if self._running is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._running.child.wait(deadline.remaining_s)
+            self._running.child.wait()  # Its processes are dead; this only reaps them.
             self._running.qmp.close()
         self._ssh.close()
         processes.remove_folder(Path(self.identity.folder))
@@ -106,6 +105,11 @@ class QemuProvider:
     def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
         """``notify`` hears what takes time and is not part of any one build."""
         self._notify = notify
+
+    def rendered(self, request: MachineRequest) -> Mapping[str, str]:
+        plan = _launch_of(request, known_verdict() or "tcg")
+        line = shlex.join(command_line(plan))
+        return {"machine.sh": f"# QEMU runs like this, in the machine's folder.\n{line}\n"}
 
     def boot(
         self,
@@ -147,7 +151,7 @@ class QemuProvider:
                     run_uuid=match["run_uuid"],
                     target=match["target"],
                     attempt=int(match["attempt"]),
-                    folder=os.readlink(f"/proc/{pid}/cwd"),
+                    folder=str((processes.PROC / str(pid) / "cwd").readlink()),
                     details={"pid": str(pid)},
                 )
         return list(found.values())
@@ -249,14 +253,7 @@ class _Boot:
 
     def _launch(self, start: str, incoming: Path | None = None) -> QemuMachine:
         request = self.request
-        plan = Launch(
-            name=request.identity.name,
-            image=request.image,
-            size=request.size,
-            accelerator=self.accelerator,
-            limit_s=request.limit_s,
-            console=request.console,
-        )
+        plan = _launch_of(request, self.accelerator)
         running = process.start(plan, self._folder, incoming=incoming, deadline=self.deadline)
         details = {"pid": str(running.child.pid), "port": str(running.port)}
         identity = dataclasses.replace(request.identity, details=details)
@@ -275,3 +272,14 @@ class _Boot:
         machine._ssh.pin(host_public)
         machine._ssh.write_configuration()
         machine._ssh.wait(self.deadline, self.cancel, machine.alive)
+
+
+def _launch_of(request: MachineRequest, accelerator: str) -> Launch:
+    return Launch(
+        name=request.identity.name,
+        image=request.image,
+        size=request.size,
+        accelerator=accelerator,
+        limit_s=request.limit_s,
+        console=request.console,
+    )

@@ -8,7 +8,6 @@ the cache. The machine it was taken from is killed at once and never used for a 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ def snapshot_of(
     """Return the snapshot with this key; ``first_start(folder)`` makes it where it is missing."""
 
     def fill(folder: Path) -> None:
-        os.chmod(folder, 0o700)
+        folder.chmod(0o700)
         first_start(folder)
         (folder / "overlay.qcow2").chmod(0o400)  # The source of every later start: never written.
 

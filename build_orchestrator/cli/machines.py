@@ -1,0 +1,192 @@
+"""``build status``, ``logs``, ``ssh`` and ``sweep``: runs and machines that exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from build_orchestrator.cli.project import project_of, provider_maker, run_folder
+from build_orchestrator.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from build_orchestrator.journal import Entry
+
+
+@click.command()
+@click.argument("run", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.pass_context
+def status(ctx: click.Context, run: str, as_json: bool) -> None:
+    """Show the newest run, or the one whose id begins with RUN, and every machine that is alive.
+
+    \b
+    Examples:
+      build status
+      build status 20261121T0145 --json
+    """
+    from build_orchestrator.sweep import alive_machines
+
+    machines = [_machine(entry) for entry in alive_machines(_project_or_none(ctx))]
+    folder = _folder_or_none(ctx, run)
+    results = _results(folder) if folder else []
+    if as_json:
+        name = folder.name if folder else None
+        click.echo(json.dumps({"run": name, "results": results, "machines": machines}, indent=2))
+        return
+    if folder:
+        click.echo(f"run {folder.name}" + ("" if results else ": going on, or killed"))
+    for row in results:
+        click.echo(f"  {row['target']}: {row['outcome']}, machine {row['machine']}")
+    click.echo("machines alive:" if machines else "no machine is alive")
+    for machine in machines:
+        until = f", kept until {machine['kept_until']}" if machine["kept_until"] else ""
+        click.echo(f"  {machine['target']} ({machine['provider']}) {machine['name']}{until}")
+
+
+def _machine(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.identity.name,
+        "target": entry.identity.target,
+        "provider": entry.identity.provider,
+        "kept_until": _utc(entry.kept_until),
+        "limit_at": _utc(entry.limit_at),
+        "details": dict(entry.identity.details),
+    }
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    try:
+        report = json.loads((folder / "report.json").read_text())
+    except FileNotFoundError:
+        return []
+    results: list[dict[str, Any]] = report["results"]
+    return results
+
+
+def _folder_or_none(ctx: click.Context, run: str) -> Path | None:
+    try:
+        return run_folder(ctx, run)
+    except UsageError:
+        if run:
+            raise
+        return None
+
+
+def _project_or_none(ctx: click.Context) -> Path | None:
+    """The project; None where there is none, since machines are found without one, too."""
+    try:
+        return project_of(ctx)
+    except UsageError:
+        return None
+
+
+@click.command()
+@click.argument("target")
+@click.option("--run", default="", metavar="RUN", help="Beginning of a run's id  [default: newest]")
+@click.option("--console", is_flag=True, help="The machine's console instead of the log")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until interrupted")
+@click.pass_context
+def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool) -> None:
+    """Show the log of a target's build: everything it said, with times.
+
+    \b
+    Examples:
+      build logs debian_bookworm_qemu
+      build logs debian_bookworm_qemu -f
+      build logs debian_bookworm_qemu --console
+    """
+    folder = run_folder(ctx, run)
+    path = folder / target / ("console.txt" if console else "log.txt")
+    if not path.is_file():
+        names = sorted(each.name for each in folder.iterdir() if each.is_dir())
+        raise UsageError(
+            f"run {folder.name} has no {path.name} of {target!r}",
+            details="It has: " + ", ".join(names),
+        )
+    with path.open("rb") as file:
+        while True:
+            while chunk := file.read(1 << 16):
+                click.echo(chunk, nl=False)
+            if not follow or (folder / "report.json").exists():
+                return
+            time.sleep(0.2)
+
+
+@click.command()
+@click.argument("target")
+@click.pass_context
+def ssh(ctx: click.Context, target: str) -> None:
+    """Open a shell in the machine of TARGET (or with that name), as root.
+
+    It looks only: the machine stays what it is, a used one, and is destroyed at its time.
+
+    \b
+    Examples:
+      build up debian_bookworm_qemu --keep on-failure
+      build ssh debian_bookworm_qemu
+      build sweep debian_bookworm_qemu      destroys it before its time
+    """
+    from build_orchestrator.sweep import alive_machines
+
+    alive = list(alive_machines(_project_or_none(ctx)))
+    found = [
+        entry.identity
+        for entry in alive
+        if target in (entry.identity.target, entry.identity.name)
+        and (Path(entry.identity.folder) / "ssh_config").is_file()
+    ]
+    if not found:
+        names = ", ".join(entry.identity.target for entry in alive) or "none"
+        raise UsageError(
+            f"no machine of {target!r} is alive",
+            details=f"Machines alive: {names}",
+            resolution="`build up TARGET --keep on-failure` keeps one.",
+        )
+    folder = Path(found[-1].folder)
+    click.echo(f"{found[-1].name}: a used machine, for looking only", err=True)
+    os.chdir(folder)
+    os.execvp("ssh", ["ssh", "-F", "ssh_config", "machine"])
+
+
+@click.command()
+@click.argument("only", default="", metavar="[TARGET|NAME|RUN]")
+@click.option("--dry-run", is_flag=True, help="List, destroy nothing")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.pass_context
+def sweep(ctx: click.Context, only: str, dry_run: bool, as_json: bool) -> int:
+    """Destroy machines of this host whose orchestrator is gone, with their disks and keys.
+
+    A machine whose orchestrator lives is spared, and so is a kept one before its time, unless it
+    is named.
+
+    \b
+    Examples:
+      build sweep --dry-run
+      build sweep
+      build sweep debian_bookworm_qemu      also before its time
+    """
+    import dataclasses
+
+    from build_orchestrator.machine import PROVIDERS
+    from build_orchestrator.sweep import sweep as do_sweep
+
+    maker = provider_maker(lambda text: click.echo(text, err=True))
+    found = do_sweep(maker, PROVIDERS, project=_project_or_none(ctx), only=only, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            click.echo(f"{each.state:<10} {each.name}  ({each.reason})")
+        if not found:
+            click.echo("nothing was left behind")
+    leaked = any(each.state == "leaked" for each in found)
+    return ExitCode.LEAKED if leaked else ExitCode.OK
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) if at else ""

@@ -1,0 +1,181 @@
+"""What most commands begin with: the project, its configuration, and a plan for some targets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from build_orchestrator.configuration import Configuration, find_project, load
+from build_orchestrator.errors import UsageError
+from build_orchestrator.machine import PROVIDERS
+
+if TYPE_CHECKING:
+    from build_orchestrator.machine.contract import Provider
+    from build_orchestrator.model import Plan
+
+RUNS = "runs"
+
+
+def project_of(ctx: click.Context) -> Path:
+    """The project's root: ``--project``, or the nearest folder with a targets.yaml."""
+    return find_project(ctx.obj or Path.cwd())
+
+
+def configuration_of(ctx: click.Context) -> Configuration:
+    """The project's targets.yaml, checked."""
+    installed = shutil.which("VBoxManage") is not None and "virtualbox" in PROVIDERS
+    return load(
+        project_of(ctx),
+        providers=frozenset(PROVIDERS),
+        default_provider="virtualbox" if installed else "qemu",
+    )
+
+
+def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str, Any]) -> Plan:
+    """The plan for these selectors and the options of ``plan_options``."""
+    from build_orchestrator.doctor import default_jobs
+    from build_orchestrator.model import Naming
+    from build_orchestrator.plan import SOURCE_DATE_EPOCH, make_plan, select
+    from build_orchestrator.provision import host_trust
+
+    configuration = configuration_of(ctx)
+    run_uuid = uuid.uuid4().hex
+    now = time.gmtime()
+    shown, _ = host_trust(os.environ)
+    return make_plan(
+        configuration,
+        selectors,
+        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', now)}-{run_uuid[:4]}",
+        run_uuid=run_uuid,
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
+        jobs=options["jobs"]
+        or default_jobs(target.size for target in select(configuration, selectors)),
+        recipe=options["recipe"],
+        naming=Naming(
+            version=os.environ.get("VERSION", ""),
+            prerelease=os.environ.get("PRERELEASE", ""),
+            build=os.environ.get("BUILD", ""),
+        ),
+        settings=_settings(options["settings"]),
+        destinations=options["publish_to"] or None,
+        no_publish=options["no_publish"],
+        host_trust=shown,
+        provision_s=options["timeout"],
+        source_date_epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH"), SOURCE_DATE_EPOCH),
+    )
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide what a plan is."""
+    for option in reversed(
+        (
+            click.argument("selectors", nargs=-1, metavar="SELECTOR..."),
+            click.option(
+                "-j",
+                "--jobs",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="How many machines at once  [default: by memory and cores]",
+            ),
+            click.option("--recipe", metavar="NAME", help="What to build  [default: the file's]"),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="A variable for the script; VERSION, PRERELEASE and BUILD name it",
+            ),
+            click.option(
+                "--publish-to",
+                multiple=True,
+                metavar="URL",
+                help="A folder or s3://bucket/prefix, instead of the recipe's",
+            ),
+            click.option(
+                "--no-publish", is_flag=True, help="Leave the artifacts in the run folder"
+            ),
+            click.option(
+                "--timeout",
+                type=DURATION,
+                metavar="TIME",
+                help="Limit of the script, such as 900 or 30m",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+        try:
+            seconds = float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < 10**7:
+            self.fail(f"{value!r} is no time; write seconds, or 90s, 30m, 4h, 1d", param, ctx)
+        return seconds
+
+
+DURATION = Duration()
+
+
+def provider_maker(notify: Callable[[str], None]) -> Callable[[str], Provider]:
+    """A function from a provider's name to the one provider of that name."""
+    from build_orchestrator.machine import make_provider
+
+    made: dict[str, Provider] = {}
+
+    def provider(name: str) -> Provider:
+        if name not in made:
+            made[name] = make_provider(name, notify=notify)
+        return made[name]
+
+    return provider
+
+
+def run_folder(ctx: click.Context, run: str) -> Path:
+    """The folder of a run: its id, a unique beginning of it, or the newest where it is empty."""
+    folders = sorted(path for path in (project_of(ctx) / RUNS).glob("*-*") if path.is_dir())
+    matching = [path for path in folders if path.name.startswith(run)] if run else folders[-1:]
+    if len(matching) == 1:
+        return matching[0]
+    if not folders:
+        raise UsageError("there is no run yet", resolution="`build up TARGET` makes one.")
+    raise UsageError(
+        f"{len(matching) or 'no'} runs begin with {run!r}",
+        details="Newest runs: " + ", ".join(path.name for path in folders[-5:]),
+    )
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: expected KEY=VALUE")
+        settings[name] = value
+    return settings
+
+
+def _epoch(text: str | None, default: int) -> int:
+    if not text:
+        return default
+    if not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH={text}: expected seconds since 1970")
+    return int(text)

@@ -1,0 +1,274 @@
+"""``build up``: the main job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from build_orchestrator.cli.project import DURATION, RUNS, plan_of, plan_options, provider_maker
+
+if TYPE_CHECKING:
+    from build_orchestrator.deadline import Cancel
+    from build_orchestrator.events import Observer
+    from build_orchestrator.model import Plan, Report, Result
+    from build_orchestrator.pipeline.run import Settings
+    from build_orchestrator.sinks import Tail
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command()
+@plan_options
+@click.option(
+    "--keep",
+    type=click.Choice(["never", "on-failure", "always"]),
+    default="never",
+    show_default=True,
+    help="When to keep a machine alive after its build",
+)
+@click.option(
+    "--keep-for",
+    type=DURATION,
+    default="4h",
+    show_default=True,
+    metavar="TIME",
+    help="How long a kept machine lives",
+)
+@click.option("--fail-fast/--keep-going", default=False, help="Stop all others when one fails")
+@click.option("--cold", is_flag=True, help="Boot from power-on, without a saved first start")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop")
+@click.option(
+    "--s3-endpoint", metavar="URL", help="Another S3 than AWS's own  [env: AWS_ENDPOINT_URL_S3]"
+)
+@click.option("--events", metavar="FILE|-", help="Write every event as a line of JSON")
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a JUnit report here, too",
+)
+@click.option("-v", "--verbose", count=True, help="Say more")
+@click.option("-q", "--quiet", count=True, help="Say only how stages and builds ended")
+@click.pass_context
+def up(ctx: click.Context, selectors: tuple[str, ...], **options: Any) -> int:
+    """Build targets, each in a machine that did not exist before and will not exist after.
+
+    SELECTOR is a target, or a glob over targets; without a provider at its end it means the
+    default provider only.
+
+    \b
+    Examples:
+      build up debian_bookworm_qemu
+      build up 'debian_*_qemu' -j2 --publish-to s3://releases/agents
+      VERSION=7.1.0 PRERELEASE=m1 build up 'debian_*'
+      build up debian_trixie --keep on-failure     then: build ssh debian_trixie_qemu
+
+    \b
+    Exit codes: 0 built and published; 1 a build failed; 2 usage or configuration;
+    3 the environment failed, try again; 4 this host is not ready; 5 a machine may still be alive.
+    """
+    from build_orchestrator import doctor
+    from build_orchestrator.publish import check
+
+    plan = plan_of(ctx, selectors, options)
+    secrets = _secrets(plan)
+    if options["dry_run"]:
+        from build_orchestrator.cli.look import show_plan
+
+        show_plan(plan)
+        return 0
+    doctor.require(plan)
+    destinations = {place: None for build in plan.builds for place in build.recipe.destinations}
+    check(tuple(destinations), project=Path(plan.project), s3_endpoint=options["s3_endpoint"])
+    return _Up(plan, secrets, options).go()
+
+
+def _secrets(plan: Plan) -> dict[str, str]:
+    from build_orchestrator.provision import host_trust, read_secrets
+
+    secrets: dict[str, str] = {}
+    for build in plan.builds:
+        if build.recipe.pass_host_trust:
+            secrets.update(host_trust(os.environ)[1])
+        secrets.update(read_secrets(build.recipe, os.environ))
+    return secrets
+
+
+class _Up:
+    """One run, from its folder to its report."""
+
+    def __init__(self, plan: Plan, secrets: dict[str, str], options: dict[str, Any]) -> None:
+        self._plan = plan
+        self._secrets = secrets
+        self._options = options
+        self._folder = Path(plan.project) / RUNS / plan.run_id
+
+    def go(self) -> int:
+        from build_orchestrator import events
+        from build_orchestrator.deadline import Cancel
+        from build_orchestrator.sinks import Tail
+
+        self._folder.mkdir(parents=True)
+        cancel, tail = Cancel(), Tail()
+        started, started_at = time.monotonic(), time.gmtime()
+        with _signals_set(cancel), self._observed(tail) as observer:
+            observer(
+                events.RunStarted(
+                    run_id=self._plan.run_id,
+                    folder=str(self._folder),
+                    targets=tuple(build.name for build in self._plan.builds),
+                )
+            )
+            self._sweep(observer)
+            results, bugs = self._run(observer, cancel)
+            report = self._report(
+                results,
+                seconds=time.monotonic() - started,
+                started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", started_at),
+                signum=cancel.signum,
+                bugs=bugs,
+            )
+            self._write(report, tail)
+            observer(events.RunEnded(exit_code=report.exit_code, seconds=report.seconds))
+        self._close(report, tail)
+        return report.exit_code
+
+    def _run(
+        self, observer: Observer, cancel: Cancel
+    ) -> tuple[tuple[Result, ...], list[BaseException]]:
+        from build_orchestrator import events
+        from build_orchestrator.journal import Journal
+        from build_orchestrator.pipeline.run import Run
+        from build_orchestrator.pipeline.schedule import run_plan
+
+        journal = Journal(self._plan.run_uuid, self._folder)
+        try:
+            run = Run(
+                plan=self._plan,
+                folder=self._folder,
+                journal=journal,
+                observer=observer,
+                cancel=cancel,
+                settings=self._settings(),
+                provider=provider_maker(lambda text: observer(events.Note(text=text))),
+                secrets=self._secrets,
+            )
+            return run_plan(run), run.bugs
+        finally:
+            journal.close()
+
+    def _settings(self) -> Settings:
+        from build_orchestrator.model import Keep
+        from build_orchestrator.pipeline.run import Settings
+
+        return Settings(
+            keep=Keep(self._options["keep"]),
+            keep_for_s=self._options["keep_for"],
+            cold=self._options["cold"],
+            fail_fast=self._options["fail_fast"],
+            s3_endpoint=self._options["s3_endpoint"],
+        )
+
+    def _sweep(self, observer: Observer) -> None:
+        """What a killed run left on this host goes before anything new comes."""
+        from build_orchestrator import events
+        from build_orchestrator.machine import PROVIDERS
+        from build_orchestrator.sweep import sweep
+
+        maker = provider_maker(lambda text: None)
+        for swept in sweep(maker, PROVIDERS, project=Path(self._plan.project)):
+            if swept.state != "spared":
+                text = f"{swept.name} was left behind ({swept.reason}): {swept.state}"
+                observer(events.Warned(text=text))
+
+    @contextlib.contextmanager
+    def _observed(self, tail: Tail) -> Iterator[Observer]:
+        from build_orchestrator.cli.live import live_observer
+        from build_orchestrator.events import Observers
+        from build_orchestrator.sinks import EventLog, TargetLogs
+
+        def warn(text: str) -> None:
+            click.echo(text, err=True)
+
+        verbosity = self._options["verbose"] - self._options["quiet"]
+        with contextlib.ExitStack() as stack:
+            logs = TargetLogs(self._folder, warn=warn)
+            log = EventLog(self._folder / "events.jsonl", warn=warn)
+            stack.callback(logs.close)
+            stack.callback(log.close)
+            listeners: list[Observer] = [tail, logs, log]
+            if place := self._options["events"]:
+                stream = sys.stdout.buffer if place == "-" else Path(place)
+                extra = EventLog(stream, warn=warn)
+                stack.callback(extra.close)
+                listeners.append(extra)
+            listeners.append(stack.enter_context(live_observer(sys.stderr, verbosity=verbosity)))
+            yield Observers(listeners)
+
+    def _report(
+        self,
+        results: tuple[Result, ...],
+        *,
+        seconds: float,
+        started_at: str,
+        signum: int,
+        bugs: list[BaseException],
+    ) -> Report:
+        from build_orchestrator.model import Report
+        from build_orchestrator.report import exit_code
+
+        return Report(
+            run_id=self._plan.run_id,
+            run_uuid=self._plan.run_uuid,
+            started_at=started_at,
+            seconds=seconds,
+            exit_code=exit_code(results, signum=signum, bug=bool(bugs)),
+            results=results,
+        )
+
+    def _write(self, report: Report, tail: Tail) -> None:
+        from build_orchestrator.report import encode, html, junit
+
+        tails = {result.target: tail.lines(result.target) for result in report.results}
+        xml = junit(report, tails=tails)
+        (self._folder / "report.json").write_text(encode(report))
+        (self._folder / "junit.xml").write_text(xml)
+        (self._folder / "report.html").write_text(html(report, tails=tails))
+        if self._options["junit"]:
+            self._options["junit"].write_text(xml)
+
+    def _close(self, report: Report, tail: Tail) -> None:
+        """The closing table goes to standard output, unless the events do."""
+        from build_orchestrator.report import summary
+
+        to_stderr = self._options["events"] == "-"
+        stream = sys.stderr if to_stderr else sys.stdout
+        text = summary(
+            report,
+            columns=shutil.get_terminal_size((120, 24)).columns,
+            colour=stream.isatty() and not os.environ.get("NO_COLOR"),
+            tails={result.target: tail.lines(result.target) for result in report.results},
+        )
+        click.echo(text, err=to_stderr)
+
+
+@contextlib.contextmanager
+def _signals_set(cancel: Cancel) -> Iterator[None]:
+    """During the block, signals ask the run to stop instead of killing it."""
+    previous = {
+        number: signal.signal(number, lambda signum, _: cancel.set(signum)) for number in SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,255 @@
+"""What this host lacks, how to get it, and which providers work.
+
+``examine`` looks at everything for a person; ``require`` looks at what one plan needs, before
+anything starts, and decides for the whole plan.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_orchestrator import cache
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import HostNotReady
+from build_orchestrator.locks import cache_home, state_home
+from build_orchestrator.model import ImageSource, Plan, Size
+
+FREE_MIB = 4096
+"""A disk with less than this left will not see a build through."""
+
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "newuidmap": "uidmap",
+    "fakeroot": "fakeroot",
+    "timeout": "coreutils",
+}
+"""Which package of Debian's family has a command."""
+
+MACHINE_COMMANDS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "timeout")
+BOOTSTRAP_COMMANDS = ("mmdebstrap", "mke2fs")
+UNPRIVILEGED_COMMANDS = ("newuidmap", "fakeroot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    finding: str
+    remedy: str = ""
+    """What to do about it; empty where all is well."""
+    provider: str = ""
+    """Which provider needs it; empty for all."""
+
+
+def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
+    """Everything about this host, as it is found.
+
+    Args:
+        probe: boot the newest image's kernel for some seconds where KVM's verdict is unknown.
+    """
+    yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
+    yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
+    if os.geteuid() != 0:
+        yield from _unprivileged()
+    yield from _folders()
+    yield _accelerator(probe, cancel)
+    yield _mirror()
+
+
+def working_providers(checks: Iterable[Check]) -> tuple[str, ...]:
+    """The providers that nothing stands against."""
+    blocked = {check.provider for check in checks if not check.ok}
+    return tuple(name for name in ("qemu",) if name not in blocked and "" not in blocked)
+
+
+def require(plan: Plan) -> None:
+    """Raise HostNotReady with everything that this plan lacks on this host."""
+    missing = [check for check in _needed(plan) if not check.ok]
+    if missing:
+        raise HostNotReady(
+            "this host is not ready; nothing was started",
+            details="\n".join(f"{check.name}: {check.finding}" for check in missing),
+            resolution="\n".join(dict.fromkeys(check.remedy for check in missing if check.remedy)),
+        )
+
+
+def _needed(plan: Plan) -> Iterator[Check]:
+    from build_orchestrator.image.bootstrap import KIND, key_of
+
+    targets = [build.target for build in plan.builds if build.target.provider == "qemu"]
+    yield from _folders()
+    if not targets:
+        return
+    yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
+    suites = {target.image.bootstrap for target in targets if target.image.bootstrap}
+    if any(not cache.is_cached(KIND, key_of(suite)) for suite in suites):
+        yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
+        if os.geteuid() != 0:
+            yield from _unprivileged()
+    yield from (_image_file(Path(plan.project), target.image) for target in targets)
+    yield _memory(max((target.size for target in targets), key=lambda size: size.memory_mib))
+
+
+def _commands(purpose: str, commands: tuple[str, ...], provider: str) -> Iterator[Check]:
+    search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    for command in commands:
+        path = shutil.which(command, path=search)
+        yield Check(
+            name=command,
+            ok=path is not None,
+            finding=path or f"not installed; needed to {purpose}",
+            remedy="" if path else f"apt-get install {PACKAGES[command]}",
+            provider=provider,
+        )
+
+
+def _unprivileged() -> Iterator[Check]:
+    """What an ordinary user needs to make images: uidmap, sub-ids and fakeroot."""
+    yield from _commands("make images without root", UNPRIVILEGED_COMMANDS, "qemu")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for file in ("/etc/subuid", "/etc/subgid"):
+        found = _has_range(Path(file), user)
+        yield Check(
+            name=file,
+            ok=found,
+            finding=f"{'has' if found else 'has no'} range of sub-ids for {user}",
+            remedy=""
+            if found
+            else f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user} (as root)",
+            provider="qemu",
+        )
+
+
+def _has_range(path: Path, user: str) -> bool:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines)
+
+
+def _folders() -> Iterator[Check]:
+    for name, folder in (("state folder", state_home()), ("cache folder", cache_home())):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free_mib = shutil.disk_usage(folder).free >> 20
+            writable = os.access(folder, os.W_OK)
+        except OSError as error:
+            yield Check(
+                name=name,
+                ok=False,
+                finding=f"{folder}: {error.strerror}",
+                remedy="Set XDG_STATE_HOME and XDG_CACHE_HOME to folders that you may write.",
+            )
+            continue
+        yield Check(
+            name=name,
+            ok=writable and free_mib >= FREE_MIB,
+            finding=f"{folder}: {free_mib} MiB free{'' if writable else ', not writable'}",
+            remedy=""
+            if writable and free_mib >= FREE_MIB
+            else f"Make room: builds need {FREE_MIB} MiB below {folder}.",
+        )
+
+
+def _accelerator(probe: bool, cancel: Cancel) -> Check:
+    """Which accelerator machines get. TCG is slow, not wrong."""
+    from build_orchestrator.machine.qemu.accelerator import DEVICE, choose, known_verdict
+
+    try:
+        verdict = known_verdict()
+        kernels = sorted(
+            cache_home().glob("images/*/vmlinuz"), key=lambda path: path.stat().st_mtime
+        )
+        if not verdict and probe and kernels:
+            verdict = choose(str(kernels[-1]), cancel=cancel)
+    except HostNotReady as error:
+        return Check(name="accelerator", ok=False, finding=error.brief, provider="qemu")
+    if verdict == "kvm":
+        finding = "KVM works"
+    elif not os.access(DEVICE, os.R_OK | os.W_OK):
+        finding = f"TCG: {DEVICE} is not there, or this user may not open it"
+    elif verdict == "tcg":
+        finding = f"TCG: {DEVICE} opens, but a kernel does not start under it"
+    else:
+        finding = f"{DEVICE} opens; the first build tries whether a kernel starts under it"
+    return Check(name="accelerator", ok=True, finding=finding, provider="qemu")
+
+
+def _mirror() -> Check:
+    """Whether the package mirror of this host answers."""
+    import urllib.error
+    import urllib.request
+
+    from build_orchestrator.image.mirror import package_sources
+
+    name = "package mirror"
+    sources = package_sources("stable", deadline=Deadline("image", 20))[0]
+    if not sources:
+        return Check(name=name, ok=True, finding="mmdebstrap's own default (not tried)")
+    address = sources[0].split()[1]
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/dists/", timeout=10):
+            return Check(name=name, ok=True, finding=f"{address} answers")
+    except (urllib.error.URLError, OSError) as error:
+        return Check(
+            name=name,
+            ok=False,
+            finding=f"{address} does not answer: {getattr(error, 'reason', error)}",
+            remedy="Images cannot be made until it does; those in the cache work.",
+            provider="qemu",
+        )
+
+
+def _image_file(project: Path, source: ImageSource) -> Check:
+    """An image given as a path must be there before anything starts."""
+    path = project / source.path
+    ok = not source.path or path.is_file()
+    return Check(
+        name="image",
+        ok=ok,
+        finding=f"{path}: there is no such file" if not ok else "declared",
+        remedy="" if ok else "Correct image.path in targets.yaml.",
+        provider="qemu",
+    )
+
+
+def _memory(size: Size) -> Check:
+    available_mib = available_memory_mib()
+    ok = available_mib >= size.memory_mib
+    return Check(
+        name="memory",
+        ok=ok,
+        finding=f"{available_mib} MiB available, {size.memory_mib} MiB needed for one machine",
+        remedy="" if ok else "Free some memory, or lower size.memory_mib in targets.yaml.",
+        provider="qemu",
+    )
+
+
+def available_memory_mib() -> int:
+    """What this host can still give to machines."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # Not Linux: no qemu provider either.
+        return 1 << 20
+    facts = dict(line.split(":", 1) for line in lines)
+    return int(facts["MemAvailable"].split()[0]) >> 10
+
+
+def default_jobs(sizes: Iterable[Size]) -> int:
+    """How many machines this host carries at once: as many as it has cores and memory for."""
+    largest_mib = max((size.memory_mib for size in sizes), default=1024)
+    by_memory = (available_memory_mib() * 3 // 4) // largest_mib
+    return max(1, min(os.cpu_count() or 1, by_memory))

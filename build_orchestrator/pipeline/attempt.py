@@ -1,0 +1,253 @@
+"""One try of a build, on a machine that did not exist before and will not exist after."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from build_orchestrator import events
+from build_orchestrator.collect import collect, collect_partial
+from build_orchestrator.deadline import Deadline
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    MachineLeaked,
+    MachineLost,
+    OrchestratorError,
+    ScriptFailed,
+)
+from build_orchestrator.evidence import judge
+from build_orchestrator.journal import machine_name
+from build_orchestrator.machine.contract import Machine, MachineRequest
+from build_orchestrator.masking import Masker
+from build_orchestrator.model import Artifact, Build, Identity, Keep, MachineFate, Stage
+from build_orchestrator.pipeline.run import Record, Run
+from build_orchestrator.provision import (
+    BUILD_INPUTS,
+    BUILD_OUTPUT,
+    PHASE,
+    gather_inputs,
+    provision,
+)
+from build_orchestrator.render import environment_file
+
+PARTIAL_S = 60.0
+"""How long we try to save what a failed script left."""
+
+
+class Attempt:
+    """One machine, from its intent to its end."""
+
+    def __init__(self, run: Run, build: Build, record: Record) -> None:
+        self._run = run
+        self._build = build
+        self._record = record
+        self._folder = run.folder_of(build.name)
+        self._limits = build.target.deadlines
+        self._phase = ("", 0.0)
+        self._mask = Masker(run.secrets.values()).mask
+
+    def go(self) -> tuple[Artifact, ...]:
+        """Return the verified artifacts, or raise what went wrong; the machine's fate is settled."""
+        with self._clean_machine() as machine:
+            self._transfer(machine)
+            self._provision(machine)
+            return self._collect(machine)
+
+    # --- the machine ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _clean_machine(self) -> Iterator[Machine]:
+        machine = self._boot()
+        failed = True
+        try:
+            yield machine
+            failed = False
+        finally:
+            self._end(machine, failed=failed)
+
+    def _boot(self) -> Machine:
+        run, target = self._run, self._build.target
+        name = machine_name(run.plan.run_uuid, target.name, self._record.attempt)
+        request = self._request(name)
+        provider = run.provider(target.provider)
+        for file, text in provider.rendered(request).items():
+            (self._folder / file).write_text(text)
+        run.journal.intend(
+            request.identity,
+            limit_at=time.time() + request.limit_s,
+            request=msgspec.to_builtins(request, enc_hook=str),
+        )
+        with self._record.during(
+            Stage.BOOT, self._limits.boot_s, "the machine to answer"
+        ) as deadline:
+            try:
+                machine = provider.boot(
+                    request,
+                    deadline=deadline,
+                    cancel=run.cancel,
+                    identified=run.journal.identify,
+                )
+            except MachineLeaked:
+                self._record.settle(MachineFate.LEAKED, name)
+                raise
+            except BaseException:
+                run.journal.bury(name)
+                self._record.settle(MachineFate.DESTROYED, name)
+                raise
+        self._record.start, self._record.host_key = machine.start, machine.host_key
+        return machine
+
+    def _request(self, name: str) -> MachineRequest:
+        run, target = self._run, self._build.target
+        keep_s = 0.0 if run.settings.keep is Keep.NEVER else run.settings.keep_for_s
+        assert self._build.image is not None
+        return MachineRequest(
+            identity=Identity(
+                provider=target.provider,
+                name=name,
+                run_uuid=run.plan.run_uuid,
+                target=target.name,
+                attempt=self._record.attempt,
+                folder=str(run.journal.folder_for(name)),
+            ),
+            distro=target.distro,
+            image=self._build.image,
+            size=target.size,
+            limit_s=self._limits.limit_s + keep_s,
+            console=self._folder / "console.txt",
+            # What failed warm may be the snapshot's fault; a second try leaves nothing to doubt.
+            cold=run.settings.cold or self._record.attempt > 1,
+            options=target.options,
+        )
+
+    def _end(self, machine: Machine, *, failed: bool) -> None:
+        """Keep the machine, or destroy it; never raise, since another error may be on its way."""
+        run, name = self._run, machine.identity.name
+        if self._is_kept(failed):
+            self._record.kept_until = time.time() + run.settings.keep_for_s
+            run.journal.keep(name, self._record.kept_until)
+            machine.release()
+            self._record.settle(MachineFate.KEPT, name)
+            return
+        where_it_failed = self._record.stage
+        try:
+            with self._record.during(
+                Stage.DESTROY, self._limits.destroy_s, "the machine to be gone"
+            ) as deadline:
+                machine.destroy(deadline=deadline)
+                run.journal.bury(name)
+            self._record.settle(MachineFate.DESTROYED, name)
+        except Exception as error:
+            self._record.settle(MachineFate.LEAKED, name)
+            if isinstance(error, OrchestratorError):
+                self._record.leak = error
+            else:
+                run.bugs.append(error)
+            self._record.tell(events.Warned(target=self._build.name, text=f"teardown: {error}"))
+        if failed:
+            self._record.stage = where_it_failed
+
+    def _is_kept(self, failed: bool) -> bool:
+        if self._run.cancel.is_set:  # Interrupted: all machines are destroyed.
+            return False
+        keep = self._run.settings.keep
+        return keep is Keep.ALWAYS or (keep is Keep.ON_FAILURE and failed)
+
+    # --- the stages inside it ---------------------------------------------------------------
+
+    def _transfer(self, machine: Machine) -> None:
+        with (
+            self._record.during(
+                Stage.TRANSFER, self._limits.transfer_s, "the inputs to arrive"
+            ) as deadline,
+            tempfile.TemporaryDirectory(prefix="inputs-") as scratch,
+        ):
+            (self._folder / "environment.sh").write_text(environment_file(self._build))
+            gather_inputs(self._build, Path(self._run.plan.project), Path(scratch))
+            machine.push(Path(scratch), BUILD_INPUTS, deadline=deadline, cancel=self._run.cancel)
+
+    def _provision(self, machine: Machine) -> None:
+        with self._record.during(
+            Stage.PROVISION, self._limits.provision_s, "the script to end"
+        ) as deadline:
+            try:
+                status = provision(
+                    machine,
+                    self._build,
+                    secrets=self._run.secrets,
+                    deadline=deadline,
+                    cancel=self._run.cancel,
+                    on_line=self._hear,
+                )
+            except DeadlineExceeded as error:
+                self._blame(machine, error.brief, 0, error)
+            except MachineLost:
+                self._record.rule = "machine-lost"
+                raise
+            finally:
+                self._end_phase()
+            if status != 0:
+                self._blame(machine, f"the script ended with status {status}", status)
+
+    def _blame(
+        self, machine: Machine, brief: str, status: int, cause: OrchestratorError | None = None
+    ) -> NoReturn:
+        """Decide by evidence whose fault it was, save what the script left, and raise."""
+        state = Path(self._run.journal.state)
+        verdict = judge(machine, status, state_folder=state, cancel=self._run.cancel)
+        self._record.rule = "deadline" if cause and not verdict.environment else verdict.rule
+        kept = machine.alive() and collect_partial(
+            machine,
+            self._folder / "partial",
+            source=BUILD_OUTPUT,
+            deadline=Deadline(Stage.COLLECT, PARTIAL_S),
+            cancel=self._run.cancel,
+        )
+        kind = EnvironmentFailure if verdict.environment else ScriptFailed
+        raise kind(
+            brief,
+            details=verdict.explanation if cause is None else cause.details,
+            resolution=(
+                "Try again: nothing suggests that the script itself is wrong."
+                if verdict.environment
+                else "The last lines of the log say more; --keep on-failure lets you look inside."
+            )
+            + (f" What it left is in {self._folder / 'partial'}." if kept else ""),
+        ) from cause
+
+    def _collect(self, machine: Machine) -> tuple[Artifact, ...]:
+        with self._record.during(
+            Stage.COLLECT, self._limits.collect_s, "the outputs to arrive"
+        ) as deadline:
+            return collect(
+                machine,
+                self._build,
+                self._folder,
+                source=BUILD_OUTPUT,
+                deadline=deadline,
+                cancel=self._run.cancel,
+            )
+
+    # --- what the script says ---------------------------------------------------------------
+
+    def _hear(self, line: str) -> None:
+        text = self._mask(line)
+        if match := PHASE.fullmatch(line):
+            self._end_phase()
+            self._phase = (match["name"], time.monotonic())
+            self._record.tell(events.PhaseStarted(target=self._build.name, phase=match["name"]))
+        self._record.tell(events.OutputLine(target=self._build.name, text=text))
+
+    def _end_phase(self) -> None:
+        name, since = self._phase
+        if name:
+            spent = self._record.phases_s.get(name, 0.0) + time.monotonic() - since
+            self._record.phases_s[name] = spent
+        self._phase = ("", 0.0)

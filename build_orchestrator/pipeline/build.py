@@ -1,0 +1,165 @@
+"""All tries of one build, what they amount to, and the publishing that follows."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from build_orchestrator import events
+from build_orchestrator.errors import (
+    BuildFailure,
+    EnvironmentFailure,
+    HostNotReady,
+    Interrupted,
+    MachineLeaked,
+    OrchestratorError,
+)
+from build_orchestrator.model import (
+    Artifact,
+    Build,
+    Failure,
+    MachineFate,
+    Outcome,
+    PublishedArtifact,
+    Result,
+    Stage,
+)
+from build_orchestrator.pipeline.attempt import Attempt
+from build_orchestrator.pipeline.run import Record, Run
+from build_orchestrator.publish import publish
+
+LOG = "log.txt"
+
+
+def build_target(run: Run, build: Build) -> Result:
+    """Do one build to its end, whatever that is. Never raises."""
+    record = Record(target=build.name, observer=run.observer)
+    artifacts: tuple[Artifact, ...] = ()
+    published: tuple[PublishedArtifact, ...] = ()
+    failure: Failure | None = None
+    try:
+        artifacts = _try_until_done(run, build, record)
+        outcome = Outcome.BUILT
+        published = _publish(run, build, artifacts, record)
+    except Exception as error:
+        outcome, failure = _explain(run, record, error)
+    result = Result(
+        target=build.name,
+        outcome=outcome,
+        machine=record.fate,
+        kept_until=_utc(record.kept_until),
+        published=published,
+        artifacts=artifacts,
+        attempts=record.attempt,
+        stages_s=record.stages_s,
+        phases_s=record.phases_s,
+        image=build.image.source if build.image else "",
+        start=record.start,
+        host_key=record.host_key,
+        key=build.key,
+        log=str(run.folder_of(build.name) / LOG),
+        machine_name=record.machine_name,
+        failure=failure or _leak(record),
+    )
+    record.tell(events.BuildEnded(target=build.name, result=result))
+    return result
+
+
+def not_started(run: Run, build: Build, outcome: Outcome, failure: Failure) -> Result:
+    """The row of a build that never got a machine."""
+    result = Result(
+        target=build.name,
+        outcome=outcome,
+        machine=MachineFate.NONE,
+        log=str(run.folder_of(build.name) / LOG),
+        failure=failure,
+    )
+    run.observer(events.BuildEnded(target=build.name, result=result))
+    return result
+
+
+def _try_until_done(run: Run, build: Build, record: Record) -> tuple[Artifact, ...]:
+    """Try on new machines while the environment fails and the budget lasts."""
+    while True:
+        run.cancel.check()
+        record.attempt += 1
+        record.rule = ""
+        try:
+            return Attempt(run, build, record).go()
+        except EnvironmentFailure as error:
+            # A machine that may be alive is nothing to start another one beside.
+            if record.attempt >= build.target.attempts or record.fate is MachineFate.LEAKED:
+                raise
+            record.tell(
+                events.AttemptFailed(
+                    target=build.name,
+                    attempt=record.attempt,
+                    stage=record.stage,
+                    reason=error.brief,
+                )
+            )
+
+
+def _publish(
+    run: Run, build: Build, artifacts: tuple[Artifact, ...], record: Record
+) -> tuple[PublishedArtifact, ...]:
+    if not build.recipe.destinations:
+        return ()
+    with record.during(
+        Stage.PUBLISH, build.target.deadlines.publish_s, "the destinations to take the artifacts"
+    ) as deadline:
+        return publish(
+            artifacts,
+            build,
+            project=Path(run.plan.project),
+            s3_endpoint=run.settings.s3_endpoint,
+            deadline=deadline,
+            cancel=run.cancel,
+            observer=run.observer,
+        )
+
+
+def _explain(run: Run, record: Record, error: Exception) -> tuple[Outcome, Failure]:
+    """What an error means for the row."""
+    if not isinstance(error, OrchestratorError):
+        run.bugs.append(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            record.tell(events.OutputLine(target=record.target, text=line))
+        error = EnvironmentFailure(
+            f"a bug of ours: {type(error).__name__}: {error}",
+            resolution="The trace is in the log; please report it.",
+        )
+    outcome = {
+        Interrupted: Outcome.CANCELLED,
+        BuildFailure: Outcome.FAILED,
+        EnvironmentFailure: Outcome.ENVIRONMENT,
+        HostNotReady: Outcome.ENVIRONMENT,
+        MachineLeaked: Outcome.ENVIRONMENT,
+    }
+    kind = next(kind for kind in (*outcome, OrchestratorError) if isinstance(error, kind))
+    failure = Failure(
+        stage=record.stage,
+        brief=error.brief,
+        details=error.details,
+        resolution=error.resolution,
+        rule=record.rule,
+    )
+    return outcome.get(kind, Outcome.ENVIRONMENT), failure
+
+
+def _leak(record: Record) -> Failure | None:
+    """A teardown that failed after everything else went well."""
+    if record.leak is None:
+        return None
+    return Failure(
+        stage=Stage.DESTROY,
+        brief=record.leak.brief,
+        details=record.leak.details or record.machine_name,
+        resolution=record.leak.resolution or "`build sweep` destroys it.",
+    )
+
+
+def _utc(at: float) -> str:
+    """ISO 8601 for people and programs; empty for 0."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else ""

@@ -1,0 +1,73 @@
+"""Many builds at once: one's failure never stops the others, unless asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from build_orchestrator import events
+from build_orchestrator.errors import Interrupted, OrchestratorError
+from build_orchestrator.inputs import inputs_of
+from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
+from build_orchestrator.pipeline.build import build_target, not_started
+from build_orchestrator.pipeline.images import resolve_images
+from build_orchestrator.pipeline.run import Run
+from build_orchestrator.plan import encode, freeze
+
+PLAN = "plan.json"
+
+
+def run_plan(run: Run) -> tuple[Result, ...]:
+    """Do every build of the run's plan; return one row for each, in the plan's order."""
+    (run.folder / PLAN).write_text(encode(run.plan))
+    images = resolve_images(run)
+    run = dataclasses.replace(run, plan=_frozen(run, images))
+    (run.folder / PLAN).write_text(encode(run.plan))
+    queued = time.monotonic()
+
+    def one(build: Build) -> Result:
+        image = images[build.name]
+        if run.cancel.is_set:
+            return _cancelled(run, build)
+        if isinstance(image, OrchestratorError):
+            result = not_started(run, build, Outcome.ENVIRONMENT, _failure(image))
+        else:
+            waited = time.monotonic() - queued
+            result = build_target(run, build)
+            result = dataclasses.replace(result, stages_s={Stage.QUEUE: waited, **result.stages_s})
+        if run.settings.fail_fast and result.outcome not in (Outcome.BUILT, Outcome.UNCHANGED):
+            run.cancel.set(0)
+        return result
+
+    with ThreadPoolExecutor(max_workers=run.plan.jobs, thread_name_prefix="build") as pool:
+        return tuple(pool.map(one, run.plan.builds))
+
+
+def _frozen(run: Run, images: dict[str, Image | OrchestratorError]) -> Plan:
+    """The plan with what was resolved: images, inputs, keys and folders."""
+    found = {name: image for name, image in images.items() if isinstance(image, Image)}
+    inputs: dict[str, tuple[Input, ...]] = {
+        build.name: inputs_of(
+            build, Path(run.plan.project), found[build.name], nonce=run.plan.run_uuid
+        )
+        for build in run.plan.builds
+        if build.name in found
+    }
+    return freeze(run.plan, found, inputs)
+
+
+def _failure(error: OrchestratorError) -> Failure:
+    return Failure(
+        stage=Stage.IMAGE,
+        brief=error.brief,
+        details=error.details,
+        resolution=error.resolution,
+    )
+
+
+def _cancelled(run: Run, build: Build) -> Result:
+    error = Interrupted(run.cancel.signum)
+    run.observer(events.Note(target=build.name, text="not started"))
+    return not_started(run, build, Outcome.CANCELLED, Failure(stage=Stage.QUEUE, brief=error.brief))

@@ -1,0 +1,177 @@
+"""Destroy what a dead orchestrator left behind, and nothing else.
+
+A machine is swept when all of this is true: a journal or the provider itself shows it, nobody
+holds the heartbeat of its run, and it is not kept until a later time (or is named). What looks
+similar but does not carry the exact name of a machine of ours is never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_orchestrator.deadline import Deadline
+from build_orchestrator.errors import OrchestratorError
+from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_state
+from build_orchestrator.locks import is_held, state_home, try_lock
+from build_orchestrator.machine.contract import Provider
+from build_orchestrator.model import Identity
+
+DESTROY_S = 60.0
+
+Providers = Callable[[str], Provider]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """One machine that was found."""
+
+    name: str
+    provider: str
+    target: str
+    state: str
+    """``destroyed``, ``found`` (dry run), ``spared`` or ``leaked``."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    entry: Entry
+    journals: tuple[Path, ...]
+
+
+def sweep(
+    provider: Providers,
+    names: Iterable[str],
+    *,
+    project: Path | None,
+    only: str = "",
+    dry_run: bool = False,
+) -> tuple[Swept, ...]:
+    """Destroy every machine of this host that was left behind.
+
+    Args:
+        provider: the provider with a given name.
+        names: of the providers to ask what they show.
+        project: its run folders are read too; None reads the state folder alone.
+        only: a machine's name, its target's, or a run's uuid: only that, and even if it is kept.
+        dry_run: list, destroy nothing.
+    """
+    found = _known(project)
+    for name in names:
+        for identity in provider(name).leftovers():
+            found.setdefault(identity.name, _Found(entry=_shown(identity), journals=()))
+    swept = [
+        _one(provider, each, forced=bool(only), dry_run=dry_run)
+        for each in found.values()
+        if not only or _is_named(each.entry.identity, only)
+    ]
+    if not dry_run:
+        _forget_finished_runs()
+    return tuple(swept)
+
+
+def _is_named(identity: Identity, name: str) -> bool:
+    return name in (identity.name, identity.target, identity.run_uuid)
+
+
+def _known(project: Path | None) -> dict[str, _Found]:
+    """Every machine that a journal does not call gone, by name."""
+    found: dict[str, _Found] = {}
+    journals = sorted(state_home().glob(f"runs/*/{JOURNAL}"))
+    if project is not None:
+        journals += sorted(project.glob(f"runs/*/{JOURNAL}"))
+    for journal in journals:
+        for entry in read(journal):
+            name = entry.identity.name
+            others = found[name].journals if name in found else ()
+            best = entry if name not in found or entry.answered else found[name].entry
+            found[name] = _Found(entry=best, journals=(*others, journal))
+    return {name: each for name, each in found.items() if not _is_gone(each)}
+
+
+def _is_gone(found: _Found) -> bool:
+    """Whether any of its journals saw it end: a crash may have kept that from the other."""
+    name = found.entry.identity.name
+    return any(
+        entry.gone for path in found.journals for entry in read(path) if entry.identity.name == name
+    )
+
+
+def _shown(identity: Identity) -> Entry:
+    """A machine that only its provider knows: both of its journals are lost."""
+    return Entry(identity=identity, limit_at=0.0, request={}, answered=True)
+
+
+def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> Swept:
+    entry, identity = found.entry, found.entry.identity
+
+    def swept(state: str, reason: str) -> Swept:
+        return Swept(
+            name=identity.name,
+            provider=identity.provider,
+            target=identity.target,
+            state=state,
+            reason=reason,
+        )
+
+    if _heartbeat_held(identity):
+        return swept("spared", "its orchestrator is alive")
+    if entry.kept_until > time.time() and not forced:
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
+        return swept("spared", f"kept until {until}")
+    reason = "its orchestrator is gone" if not entry.kept_until else "it was kept until now"
+    if dry_run:
+        return swept("found", reason)
+    try:
+        machine = provider(identity.provider).adopt(_placed(identity))
+        machine.destroy(deadline=Deadline("destroy", DESTROY_S))
+    except OrchestratorError as error:
+        return swept("leaked", error.brief)
+    append(found.journals, {"kind": "gone", "at": time.time(), "name": identity.name})
+    return swept("destroyed", reason)
+
+
+def _placed(identity: Identity) -> Identity:
+    """An identity whose folder is known: where the provider did not tell, it is where we put it."""
+    if identity.folder:
+        return identity
+    folder = run_state(identity.run_uuid) / "machines" / identity.name
+    return dataclasses.replace(identity, folder=str(folder))
+
+
+def _heartbeat_held(identity: Identity) -> bool:
+    """Whether the machine's orchestrator lives.
+
+    The folder tells whose state it belongs to: an orchestrator with another state folder (another
+    XDG_STATE_HOME on the same host) is spared as well.
+    """
+    heartbeats = {run_state(identity.run_uuid) / HEARTBEAT}
+    if identity.folder:
+        heartbeats.add(Path(identity.folder).parents[1] / HEARTBEAT)
+    return any(is_held(path) for path in heartbeats)
+
+
+def _forget_finished_runs() -> None:
+    """Remove the state of runs whose orchestrator is gone and whose machines all are.
+
+    An orchestrator holds its heartbeat before it writes its journal, so a folder with a journal
+    and a free heartbeat has no orchestrator, and will not get one.
+    """
+    for folder in state_home().glob("runs/*"):
+        journal = folder / JOURNAL
+        if not journal.exists() or (lock := try_lock(folder / HEARTBEAT)) is None:
+            continue
+        if all(entry.gone for entry in read(journal)):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def alive_machines(project: Path | None) -> Iterator[Entry]:
+    """Every machine that the journals do not call gone, for `build status` and `build ssh`."""
+    for found in _known(project).values():
+        yield found.entry
