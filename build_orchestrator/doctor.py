@@ -40,6 +40,10 @@ BOOTSTRAP_COMMANDS = ("mmdebstrap", "mke2fs")
 UNPRIVILEGED_COMMANDS = ("newuidmap", "fakeroot")
 
 
+RANGE = "100000-165535"
+"""As many sub-ids as Debian gives to a new user."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One thing that was looked at."""
@@ -127,7 +131,7 @@ def _unprivileged() -> Iterator[Check]:
             finding=f"{'has' if found else 'has no'} range of sub-ids for {user}",
             remedy=""
             if found
-            else f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user} (as root)",
+            else f"as root: usermod --add-subuids {RANGE} --add-subgids {RANGE} {user}",
             provider="qemu",
         )
 

@@ -161,7 +161,7 @@ def _pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
     settings = {}
     for option in ("index-url", "extra-index-url", "trusted-host"):
         name = "PIP_" + option.upper().replace("-", "_")
-        value = environ.get(name) or files.get("global", option, fallback="")
+        value = environ.get(name) or files.get("global", option, fallback="") or ""
         # A folder of this host means nothing inside a machine.
         if words := [word for word in value.split() if not word.startswith(("file:", "/", "."))]:
             settings[name] = " ".join(words)

@@ -66,7 +66,7 @@ def _columns(rows: list[dict[str, str]], keys: dict[str, str]) -> None:
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON")
 @click.pass_context
-def plan(ctx: click.Context, selectors: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def plan(ctx: click.Context, /, selectors: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what a run would do: every build with its machine, script, outputs and destinations.
 
     \b
@@ -99,7 +99,7 @@ def _facts(build: Build) -> list[tuple[str, str]]:
     target, recipe = build.target, build.recipe
     limits = target.deadlines
     folder = build.folder or "dev/<key>"
-    facts = [
+    return [
         ("recipe", f"{recipe.name}: {recipe.script}"),
         ("image", describe(target.image)),
         ("machine", f"{target.size.cpus} cpus, {target.size.memory_mib} MiB"),
@@ -111,7 +111,6 @@ def _facts(build: Build) -> list[tuple[str, str]]:
         *(("host trust", f"{name}={value}") for name, value in build.host_trust.items()),
         *(("secret", name) for name in recipe.secrets),
     ]
-    return facts
 
 
 @click.command()
@@ -125,7 +124,7 @@ def _facts(build: Build) -> list[tuple[str, str]]:
 )
 @click.pass_context
 def render(
-    ctx: click.Context, selectors: tuple[str, ...], output: Path | None, **options: Any
+    ctx: click.Context, /, selectors: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
     """Show the files that builds are made with: the machine's start and the script's environment.
 
@@ -150,7 +149,7 @@ def render(
 
 def _rendered(build: Build) -> dict[str, str]:
     from build_orchestrator.image import describe
-    from build_orchestrator.machine.contract import MachineRequest
+    from build_orchestrator.machine.contract import MachineRequest, silent
     from build_orchestrator.model import Identity, Image
     from build_orchestrator.render import environment_file
 
@@ -166,5 +165,5 @@ def _rendered(build: Build) -> dict[str, str]:
         console=Path("console.txt"),
         options=target.options,
     )
-    provider = provider_maker(lambda text: None)(target.provider)
+    provider = provider_maker(silent)(target.provider)
     return {"environment.sh": environment_file(build), **provider.rendered(request)}

@@ -17,7 +17,7 @@ from build_orchestrator.errors import UsageError
 from build_orchestrator.machine import PROVIDERS
 
 if TYPE_CHECKING:
-    from build_orchestrator.machine.contract import Provider
+    from build_orchestrator.machine.contract import Notify, Provider
     from build_orchestrator.model import Plan
 
 RUNS = "runs"
@@ -135,7 +135,7 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 
-def provider_maker(notify: Callable[[str], None]) -> Callable[[str], Provider]:
+def provider_maker(notify: Notify) -> Callable[[str], Provider]:
     """A function from a provider's name to the one provider of that name."""
     from build_orchestrator.machine import make_provider
 

@@ -59,7 +59,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("-v", "--verbose", count=True, help="Say more")
 @click.option("-q", "--quiet", count=True, help="Say only how stages and builds ended")
 @click.pass_context
-def up(ctx: click.Context, selectors: tuple[str, ...], **options: Any) -> int:
+def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int:
     """Build targets, each in a machine that did not exist before and will not exist after.
 
     SELECTOR is a target, or a glob over targets; without a provider at its end it means the
@@ -182,9 +182,10 @@ class _Up:
         """What a killed run left on this host goes before anything new comes."""
         from build_orchestrator import events
         from build_orchestrator.machine import PROVIDERS
+        from build_orchestrator.machine.contract import silent
         from build_orchestrator.sweep import sweep
 
-        maker = provider_maker(lambda text: None)
+        maker = provider_maker(silent)
         for swept in sweep(maker, PROVIDERS, project=Path(self._plan.project)):
             if swept.state != "spared":
                 text = f"{swept.name} was left behind ({swept.reason}): {swept.state}"

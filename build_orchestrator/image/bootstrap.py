@@ -69,11 +69,10 @@ def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line:
     with tempfile.TemporaryDirectory(prefix="bootstrap-", dir=folder) as scratch:
         work = Path(scratch)
         work.chmod(0o755)  # mmdebstrap's unshared root must be able to enter it.
-        tree = work / "tree.tar"
-        _install(suite, tree, work, deadline, cancel, on_line)
+        _install(suite, work, deadline, cancel, on_line)
         on_line("making the disk")
-        _take_kernel(tree, folder)
-        _make_disk(tree, work, deadline, cancel)
+        _take_kernel(work / "tree.tar", folder)
+        _make_disk(work, deadline, cancel)
         command.run(
             ["qemu-img", "convert", "-O", "qcow2", str(work / "disk.raw"), "disk.qcow2"],
             deadline=deadline,
@@ -86,15 +85,8 @@ def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line:
     (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _install(
-    suite: str,
-    tree: Path,
-    work: Path,
-    deadline: Deadline,
-    cancel: Cancel,
-    on_line: OnLine,
-) -> None:
-    """Install the packages into a tar of the machine's tree.
+def _install(suite: str, work: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
+    """Install the packages into ``tree.tar`` of the work folder.
 
     Some archives list security updates that they no longer hold (bullseye since its support
     ended), so a second try does without.
@@ -102,36 +94,39 @@ def _install(
     hook = work / "customize.sh"
     hook.write_text(_customize())
     hook.chmod(0o755)
-    tries = package_sources(suite, deadline=deadline)
-    for sources in tries:
+    words = b""
+    for number, sources in enumerate(package_sources(suite, deadline=deadline)):
+        if number:
+            on_line(f"{suite}: once more, without security updates")
         lines = command.Lines(on_line)
         finished = command.run(
-            [
-                *("mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
-                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
-                *(
-                    "--dpkgopt=path-exclude=/usr/share/doc/*",
-                    "--dpkgopt=path-exclude=/usr/share/man/*",
-                ),
-                *("--dpkgopt=path-exclude=/usr/share/locale/*",),
-                *(f'--customize-hook={shlex.quote(str(hook))} "$1"', suite, str(tree), *sources),
-            ],
+            [*_mmdebstrap(hook), suite, "tree.tar", *sources],
             deadline=deadline,
             cancel=cancel,
             stderr=lines,
+            cwd=work,
             env={**os.environ, "TMPDIR": str(work)},
         )
         lines.close()
         if finished.status == 0:
             return
-        if sources is not tries[-1]:
-            on_line(f"{suite}: once more, without security updates")
+        words = finished.stderr
     raise EnvironmentFailure(
         f"{suite} could not be installed from its packages",
-        details=finished.stderr.decode(errors="replace").strip()[-1500:],
+        details=words.decode(errors="replace").strip()[-1500:],
         resolution="Is the package mirror of this host reachable? `build doctor` tries it.",
     )
+
+
+def _mmdebstrap(hook: Path) -> list[str]:
+    left_out = ("doc", "man", "locale")
+    return [
+        *("mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
+        *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
+        f'--customize-hook={shlex.quote(str(hook))} "$1"',
+    ]
 
 
 def _take_kernel(tree: Path, folder: Path) -> None:
@@ -151,7 +146,7 @@ def _take_kernel(tree: Path, folder: Path) -> None:
         raise EnvironmentFailure(f"the installed tree has no {' and no '.join(missing)}")
 
 
-def _make_disk(tree: Path, work: Path, deadline: Deadline, cancel: Cancel) -> None:
+def _make_disk(work: Path, deadline: Deadline, cancel: Cancel) -> None:
     script = (
         "mkdir tree && tar -xpf tree.tar --numeric-owner -C tree && "
         f"mke2fs -q -t ext4 -O {FEATURES} -E root_owner=0:0 -d tree disk.raw {FILE_SYSTEM_MIB}M"

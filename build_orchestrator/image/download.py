@@ -73,7 +73,7 @@ def _read(address: str, project: Path, deadline: Deadline) -> Iterator[bytes]:
         raise EnvironmentFailure(
             f"{address} could not be fetched",
             details=str(getattr(error, "reason", error)),
-            resolution="Is it reachable from this host? Proxy settings are taken from the environment.",
+            resolution="Is it reachable from this host? Proxies are taken from the environment.",
         ) from error
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from build_orchestrator.machine.contract import Provider
+    from build_orchestrator.machine.contract import Notify, Provider
 
 PROVIDERS = {
     "qemu": "build_orchestrator.machine.qemu:QemuProvider",
@@ -16,12 +15,8 @@ PROVIDERS = {
 """Name -> where its class is; imported only when it is used."""
 
 
-def make_provider(name: str, *, notify: Callable[[str], None]) -> Provider:
-    """The provider with this name.
-
-    Args:
-        notify: hears what takes time and belongs to no single build.
-    """
+def make_provider(name: str, *, notify: Notify) -> Provider:
+    """The provider with this name."""
     module, _, attribute = PROVIDERS[name].partition(":")
     provider: Provider = getattr(importlib.import_module(module), attribute)(notify=notify)
     return provider

@@ -15,6 +15,12 @@ from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.model import Distro, Identity, Image, Size
 
 OnLine = Callable[[str], None]
+Notify = Callable[[str], None]
+"""Hears what takes time and belongs to no single build."""
+
+
+def silent(text: str) -> None:
+    """The Notify that nobody listens to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from build_orchestrator import command
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import MachineLeaked, MachineLost
 from build_orchestrator.machine import processes
-from build_orchestrator.machine.contract import Abilities, MachineRequest, OnLine
+from build_orchestrator.machine.contract import Abilities, MachineRequest, Notify, OnLine, silent
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.local import LocalShell
 
@@ -103,7 +103,7 @@ class FakeProvider:
     name = "fake"
     abilities = Abilities(console=False)
 
-    def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, notify: Notify = silent) -> None:
         """``notify`` is part of every provider; nothing here takes time."""
         self._notify = notify
 

@@ -54,7 +54,7 @@ class Attempt:
         self._mask = Masker(run.secrets.values()).mask
 
     def go(self) -> tuple[Artifact, ...]:
-        """Return the verified artifacts, or raise what went wrong; the machine's fate is settled."""
+        """Return the verified artifacts, or raise what went wrong; the machine's end is settled."""
         with self._clean_machine() as machine:
             self._transfer(machine)
             self._provision(machine)
@@ -144,7 +144,7 @@ class Attempt:
                 machine.destroy(deadline=deadline)
                 run.journal.bury(name)
             self._record.settle(MachineFate.DESTROYED, name)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a teardown may not hide another error
             self._record.settle(MachineFate.LEAKED, name)
             if isinstance(error, OrchestratorError):
                 self._record.leak = error

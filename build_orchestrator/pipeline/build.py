@@ -42,7 +42,7 @@ def build_target(run: Run, build: Build) -> Result:
         artifacts = _try_until_done(run, build, record)
         outcome = Outcome.BUILT
         published = _publish(run, build, artifacts, record)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - one build's end never stops the others
         outcome, failure = _explain(run, record, error)
     result = Result(
         target=build.name,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from build_orchestrator.command import run
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.errors import DeadlineExceeded, HostNotReady, OrchestratorError
+from build_orchestrator.errors import DeadlineExceeded, HostNotReady
 from build_orchestrator.locks import cache_home, locked, private_folder
 from build_orchestrator.machine.qemu.launch import BINARY
 
@@ -70,7 +70,7 @@ def _verdict_file() -> Path:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot_id = "unknown"
-    text = "\n".join((boot_id, platform.release(), qemu_id()))
+    text = f"{boot_id}\n{platform.release()}\n{qemu_id()}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return private_folder(cache_home() / "kvm") / digest
 

@@ -17,7 +17,7 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.machine import processes
-from build_orchestrator.machine.contract import Abilities, MachineRequest, OnLine
+from build_orchestrator.machine.contract import Abilities, MachineRequest, Notify, OnLine, silent
 from build_orchestrator.machine.qemu import process, snapshot
 from build_orchestrator.machine.qemu.accelerator import choose, known_verdict
 from build_orchestrator.machine.qemu.identity import (
@@ -102,7 +102,7 @@ class QemuProvider:
     name = "qemu"
     abilities = Abilities(warm_start=True)
 
-    def __init__(self, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, notify: Notify = silent) -> None:
         """``notify`` hears what takes time and is not part of any one build."""
         self._notify = notify
 
