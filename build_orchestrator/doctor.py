@@ -205,7 +205,8 @@ def _mirror() -> Check:
         return Check(name=name, ok=True, finding="mmdebstrap's own default (not tried)")
     address = sources[0].split()[1]
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/dists/", timeout=10):
+        # A file that every archive has; many mirrors list no folders.
+        with urllib.request.urlopen(f"{address.rstrip('/')}/dists/stable/InRelease", timeout=10):
             return Check(name=name, ok=True, finding=f"{address} answers")
     except (urllib.error.URLError, OSError) as error:
         return Check(

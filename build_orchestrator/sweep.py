@@ -64,7 +64,7 @@ def sweep(
     found = _known(project)
     for name in names:
         for identity in provider(name).leftovers():
-            found.setdefault(identity.name, _Found(entry=_shown(identity), journals=()))
+            found.setdefault(identity.name, _shown(identity))
     swept = [
         _one(provider, each, forced=bool(only), dry_run=dry_run)
         for each in found.values()
@@ -102,9 +102,19 @@ def _is_gone(found: _Found) -> bool:
     )
 
 
-def _shown(identity: Identity) -> Entry:
-    """A machine that only its provider knows: both of its journals are lost."""
-    return Entry(identity=identity, limit_at=0.0, request={}, answered=True)
+def _shown(identity: Identity) -> _Found:
+    """A machine that our journals do not know.
+
+    The journal of another state folder may: it lies above the machine's own folder, and is the one
+    place that says whether the machine is kept.
+    """
+    if identity.folder:
+        journal = Path(identity.folder).parents[1] / JOURNAL
+        for entry in read(journal):
+            if entry.identity.name == identity.name:
+                return _Found(entry=entry, journals=(journal,))
+    lost = Entry(identity=identity, limit_at=0.0, request={}, answered=True)
+    return _Found(entry=lost, journals=())
 
 
 def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> Swept:

@@ -151,7 +151,7 @@ def provider_maker(notify: Notify) -> Callable[[str], Provider]:
 
 def run_folder(ctx: click.Context, run: str) -> Path:
     """The folder of a run: its id, a unique beginning of it, or the newest where it is empty."""
-    folders = sorted(path for path in (project_of(ctx) / RUNS).glob("*-*") if path.is_dir())
+    folders = sorted(filter(Path.is_dir, (project_of(ctx) / RUNS).glob("*-*")), key=_age)
     matching = [path for path in folders if path.name.startswith(run)] if run else folders[-1:]
     if len(matching) == 1:
         return matching[0]
@@ -161,6 +161,11 @@ def run_folder(ctx: click.Context, run: str) -> Path:
         f"{len(matching) or 'no'} runs begin with {run!r}",
         details="Newest runs: " + ", ".join(path.name for path in folders[-5:]),
     )
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """Sorts runs by when they started; those of one second by when they were last written to."""
+    return folder.name.partition("-")[0], folder.stat().st_mtime_ns
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
