@@ -113,6 +113,19 @@ def test_an_object_carries_its_media_type(endpoint: str) -> None:
     assert destination.address(KEY) == f"s3://plain-media/agents/{KEY}"
 
 
+def test_a_key_that_appears_after_we_looked_is_not_overwritten(endpoint: str) -> None:
+    """Looking first is a courtesy; the condition on the PUT is what keeps the promise."""
+    bucket_at(endpoint, "blind-one")
+    destination = at("blind-one", endpoint)
+    put(destination, b"first")
+
+    with pytest.raises(PublishConflict):
+        put(destination, b"other")
+
+    assert destination.read(KEY) == b"first"
+    put(destination, b"first")
+
+
 def test_a_server_that_ignores_conditions_is_looked_at_first(endpoint: str) -> None:
     """Where ``If-None-Match`` means nothing, an existing key still stays as it is."""
     bucket_at(endpoint, "careless-one")

@@ -9,6 +9,8 @@ were. The name of a bucket makes the server misbehave:
 ``careless-``  ignores conditions, as some servers do
 ``damaging-``  stores the last byte of an object wrong, and says 200
 ``busy-``      answers the first PUT of each key with 409 ConditionalRequestConflict
+``blind-``     answers HEAD with 404 unless a PUT came right before it: a key that
+               somebody else puts between our looking and our putting
 ``lossy-``     stores each object, and answers 500 to its first PUT
 ``closed-``    answers everything with 403, without a message
 =============  =====================================================================
@@ -60,6 +62,7 @@ class Strict:
         self._application = application
         self._lock = threading.Lock()
         self._seen: set[str] = set()
+        self._last: dict[str, str] = {}
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Reply:
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -75,6 +78,9 @@ class Strict:
         first = putting and path not in self._seen
         if putting:
             self._seen.add(path)
+        last, self._last[path] = self._last.get(path), environ["REQUEST_METHOD"]
+        if path.startswith("/blind-") and environ["REQUEST_METHOD"] == "HEAD" and last != "PUT":
+            return _refuse(start_response, "404 Not Found", "NoSuchKey")
         if path.startswith("/closed-"):
             return _refuse(start_response, "403 Forbidden", "AccessDenied")
         if path.startswith("/busy-") and first:
