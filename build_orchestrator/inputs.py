@@ -20,6 +20,7 @@ from typing import Any
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import RECIPE_VERSION, Build, Image, Input, Target
 from build_orchestrator.plan import key_of as key_of
+from build_orchestrator.sources import host_sources
 
 RUN = "run"
 """The input that no other run has; it stands in for a missing requirements lock."""
@@ -45,11 +46,13 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
     files += [(f"input {path}", path) for path in recipe.inputs]
     if recipe.requirements_lock:
         files.append((f"requirements lock {recipe.requirements_lock}", recipe.requirements_lock))
+    sources = host_sources(recipe, project)
     pairs = [
         ("recipe version", str(RECIPE_VERSION)),
         *_definition(build.target),
         ("image", f"sha256:{image.sha256}"),
         *((name, digest_of(project, path)) for name, path in files),
+        *((f"source {name}", digest_of(project, str(path))) for name, path in sources.items()),
         *((f"output {output.name}", f"members {output.members}") for output in build.outputs),
         *((f"variable {name}", build.environment[name]) for name in _lasting(build.environment)),
         *((f"secret {name}", "named") for name in recipe.secrets),

@@ -8,6 +8,7 @@ disk (the CA bundle lies in /run, which is memory).
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from build_orchestrator.errors import HostNotReady
 from build_orchestrator.machine.contract import Machine
 from build_orchestrator.model import Build, Recipe
 from build_orchestrator.render import exports, script_variables
+from build_orchestrator.sources import FOLDER, LIST, host_sources, places
 
 PLACE = PurePosixPath("/var/lib/build-orchestrator")
 BUILD_INPUTS = PLACE / "inputs"
@@ -42,18 +44,29 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
         HostNotReady: one of them is not there any more.
     """
     for name in dict.fromkeys((*build.recipe.inputs, build.recipe.script)):
-        source, place = project / name, into / name
-        if place.exists():
-            continue
-        try:
-            if source.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(source, place, symlinks=True, ignore=ignore)
-            else:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, place)
-        except OSError as error:
-            raise HostNotReady(f"the input {name} could not be read: {error}") from error
+        _copy(project / name, into / name)
+    sources = host_sources(build.recipe, project)
+    where = places(sources)
+    for written, path in sources.items():
+        _copy(path, into / where[written])
+    if sources:
+        listed = {written: str(place) for written, place in where.items()}
+        (into / FOLDER / LIST).write_text(json.dumps(listed))
+
+
+def _copy(source: Path, place: Path) -> None:
+    """Copy a file or a tree, unless an earlier input brought it."""
+    if place.exists():
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, place, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy2(source, place)
+    except (OSError, shutil.Error) as error:
+        raise HostNotReady(f"the input {source} could not be read: {error}") from error
 
 
 def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "build_orchestrator"
 
 # Lowest first: a room imports only rooms above it in this list.
 ROOMS = [
-    "errors", "model", "configuration", "plan", "render", "inputs", "events", "deadline", "masking",
+    "errors", "model", "configuration", "plan", "render", "sources", "inputs", "events", "deadline", "masking",
     "command", "locks", "cache", "journal", "transport", "machine", "image", "provision",
     "evidence", "collect", "attest", "publish", "pipeline", "sweep", "doctor", "history", "sinks",
     "scaffold", "report", "agent", "cli", "__main__",
