@@ -113,14 +113,23 @@ def append(
     with lock or threading.Lock():
         for path in paths:
             new = not path.exists()
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, line)
+                _write_line(descriptor, line)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             if new:
                 _sync_folder(path.parent)
+
+
+def _write_line(descriptor: int, line: bytes) -> None:
+    """Write all of a line, on a line of its own: a crash may have torn the one before it."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    rest = memoryview(b"\n" + line if torn else line)
+    while rest:  # A disk that is nearly full takes a part, and fails at the next.
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def read(path: Path) -> list[Entry]:
@@ -144,8 +153,10 @@ def read(path: Path) -> list[Entry]:
                 changes: dict[str, Any] = {"identity": _identity(record), "answered": True}
             elif kind == "kept":
                 changes = {"kept_until": record["until"]}
-            else:
+            elif kind == "gone":
                 changes = {"gone": True}
+            else:  # A later version's; it may not make us forget a machine.
+                continue
             entries[name] = dataclasses.replace(known, **changes)
     return list(entries.values())
 

@@ -1,0 +1,166 @@
+"""The cache: an entry is there, whole, or not at all, and is made once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator import cache
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import DeadlineExceeded
+from build_orchestrator.locks import try_lock
+
+ROOT = Path(__file__).parents[2]
+FILLER = """
+import sys, time
+from pathlib import Path
+from build_orchestrator import cache
+from build_orchestrator.deadline import NEVER, Deadline
+shelf = Path(sys.argv[1])
+def fill(folder):
+    (folder / "half").write_text("made by " + sys.argv[2])
+    with (shelf / "fills").open("a") as fills:
+        fills.write(sys.argv[2] + "\\n")
+    print("filling", flush=True)
+    sys.stdin.readline()
+    (folder / "whole").write_text("yes")
+print("waiting", flush=True)
+place = cache.entry("images", "abc", fill, deadline=Deadline("image", 50), cancel=NEVER)
+print((place / "whole").read_text(), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of our own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "build-orchestrator"
+
+
+def entry(fill: Callable[[Path], None], limit_s: float = 20) -> Path:
+    return cache.entry("images", "abc", fill, deadline=Deadline("image", limit_s), cancel=Cancel())
+
+
+def filler(folder: Path, name: str) -> subprocess.Popen[str]:
+    """Another process that wants the same entry, and stops in the middle of making it."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(folder), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert said(child) == "waiting"
+    return child
+
+
+def said(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def never(folder: Path) -> None:
+    pytest.fail(f"{folder} was filled again")
+
+
+def test_an_entry_is_made_once_and_found_again() -> None:
+    """The second who asks gets what the first has made."""
+    assert not cache.is_cached("images", "abc")
+    place = entry(lambda folder: (folder / "disk").touch())
+    assert cache.is_cached("images", "abc")
+    assert entry(never) == place
+    assert [path.name for path in place.iterdir()] == ["disk"]
+
+
+def test_a_fill_that_fails_leaves_nothing(home: Path) -> None:
+    """Neither an entry nor a scratch folder is left, and the next one may try."""
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        entry(fail)
+    assert [path.name for path in (home / "images").iterdir()] == ["abc.lock"]
+    entry(lambda folder: (folder / "disk").touch())
+
+
+def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
+    """Who comes second waits for the first, and then finds the entry."""
+    first = filler(tmp_path, "first")
+    assert said(first) == "filling"
+    second = filler(tmp_path, "second")
+    assert first.communicate("\n")[0].strip() == "yes"
+    assert second.communicate("\n")[0].strip() == "yes"
+    assert (tmp_path / "fills").read_text() == "first\n"
+
+
+def test_a_killed_fill_leaves_no_entry_and_the_next_one_cleans_up(
+    tmp_path: Path, home: Path
+) -> None:
+    """SIGKILL in the middle leaves no half entry under its name, and no scratch for ever."""
+    child = filler(tmp_path, "first")
+    assert said(child) == "filling"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert not cache.is_cached("images", "abc")
+    assert len(list((home / "images").glob("*.part"))) == 1, "it was in the middle"
+    place = entry(lambda folder: (folder / "disk").touch())
+    assert sorted(path.name for path in (home / "images").iterdir()) == ["abc", "abc.lock"]
+    assert [path.name for path in place.iterdir()] == ["disk"]
+
+
+def test_only_scratch_of_the_same_key_is_swept(home: Path) -> None:
+    """What somebody else is making at this moment stays."""
+    other = home / "images" / "abd.x.part"
+    other.mkdir(parents=True)
+    entry(lambda folder: (folder / "disk").touch())
+    assert other.is_dir()
+
+
+def test_who_waits_too_long_is_told(home: Path) -> None:
+    """A fill of another process that takes for ever does not hold us for ever."""
+    lock = try_lock(home / "images" / "abc.lock")
+    assert lock is not None
+    with pytest.raises(DeadlineExceeded):
+        entry(never, limit_s=0)
+    lock.release()
+
+
+def test_a_dropped_entry_is_made_again(home: Path) -> None:
+    """What turned out to be unusable can be removed, unless somebody is making it."""
+    place = entry(lambda folder: (folder / "disk").touch())
+    lock = try_lock(home / "images" / "abc.lock")
+    assert lock is not None
+    cache.drop("images", "abc")
+    assert place.is_dir()
+    lock.release()
+    cache.drop("images", "abc")
+    assert not place.exists()
+    cache.drop("images", "abc")
+    entry(lambda folder: (folder / "again").touch())
+
+
+def test_files_are_on_disk_before_the_name_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not leave an entry whose files are empty: sync first, then rename."""
+    steps: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def seen_sync(descriptor: int) -> None:
+        steps.append("sync")
+        sync(descriptor)
+
+    def seen_rename(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen_sync)
+    monkeypatch.setattr(Path, "rename", seen_rename)
+    assert entry(lambda folder: (folder / "disk").touch()).is_dir()
+    assert steps == ["sync", "sync", "rename"], "the file and its folder, then the name"
