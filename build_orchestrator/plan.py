@@ -338,11 +338,17 @@ def key_of(inputs: Iterable[Input]) -> str:
 def freeze(
     plan: Plan, images: Mapping[str, Image], inputs: Mapping[str, tuple[Input, ...]]
 ) -> Plan:
-    """The plan with image, inputs, key and folder of each build; both mappings are by target."""
+    """The plan with image, inputs, key and folder of each build; both mappings are by target.
+
+    A build whose image could not be had stays as it is: it will not start.
+    """
     return dataclasses.replace(
         plan,
         builds=tuple(
-            _frozen(build, images[build.name], inputs[build.name]) for build in plan.builds
+            _frozen(build, images[build.name], inputs[build.name])
+            if build.name in images
+            else build
+            for build in plan.builds
         ),
     )
 

@@ -66,12 +66,14 @@ def _values(packager: Path) -> Iterator[str]:
     if not isinstance(content, dict):
         return
     values = [content.get(key) for key in SINGLE]
-    values += [each for key in NAMED for each in _items(content.get(key), dict)]
-    values += [each for key in LISTED for each in _items(content.get(key), list)]
+    values += [each for key in NAMED for each in _mapping(content.get(key)).values()]
+    values += [each for key in LISTED for each in _list(content.get(key))]
     yield from (value for value in values if isinstance(value, str))
 
 
-def _items(value: Any, kind: type) -> list[Any]:
-    if not isinstance(value, kind):
-        return []
-    return list(value.values()) if isinstance(value, dict) else list(value)
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -117,11 +117,12 @@ def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool)
             time.sleep(0.2)
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("target")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def ssh(ctx: click.Context, target: str) -> None:
-    """Open a shell in the machine of TARGET (or with that name), as root.
+def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
+    """Open a shell in the machine of TARGET (or with that name), as root, or run COMMAND there.
 
     It looks only: the machine stays what it is, a used one, and is destroyed at its time.
 
@@ -129,6 +130,7 @@ def ssh(ctx: click.Context, target: str) -> None:
     Examples:
       build up debian_bookworm_qemu --keep on-failure
       build ssh debian_bookworm_qemu
+      build ssh debian_bookworm_qemu -- journalctl -b
       build sweep debian_bookworm_qemu      destroys it before its time
     """
     from build_orchestrator.sweep import alive_machines
@@ -150,7 +152,7 @@ def ssh(ctx: click.Context, target: str) -> None:
     folder = Path(found[-1].folder)
     click.echo(f"{found[-1].name}: a used machine, for looking only", err=True)
     os.chdir(folder)
-    os.execvp("ssh", ["ssh", "-F", "ssh_config", "machine"])
+    os.execvp("ssh", ["ssh", "-F", "ssh_config", "machine", *command])
 
 
 @click.command()

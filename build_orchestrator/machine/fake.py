@@ -125,13 +125,15 @@ class FakeProvider:
             os.mkfifo(folder / "alive")
             child = command.spawn(
                 # Nobody ever writes into the pipe, so `cat` waits until the limit.
-                ["timeout", "--signal=KILL", f"{request.limit_s:.0f}", "cat", "alive"],
+                ["timeout", "--signal=KILL", f"{request.limit_s:.3f}", "cat", "alive"],
                 cwd=folder,
                 env={**os.environ, MARK: name},
             )
             identity = dataclasses.replace(request.identity, details={"pid": str(child.pid)})
             identified(identity)
-            cancel.sleep(float(request.options.get("boot_s", "0")))
+            boot_s = float(request.options.get("boot_s", "0"))
+            cancel.sleep(min(boot_s, deadline.remaining_s))
+            deadline.check()
             misbehave(request.options, "boot", deadline, cancel)
             with request.console.open("a") as console:
                 console.write(f"{name}: booted\n")

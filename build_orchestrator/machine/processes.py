@@ -55,9 +55,10 @@ def kill(ours: Ours, *, deadline: Deadline) -> None:
     Raises:
         MachineLeaked: one of them would not die, or could not be signalled.
     """
-    for pid in find(ours):
-        with contextlib.suppress(ProcessLookupError):
-            _kill_one(pid, ours, deadline)
+    while pids := list(find(ours)):  # Until none is found: a dying one may have forked meanwhile.
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                _kill_one(pid, ours, deadline)
 
 
 def _kill_one(pid: int, ours: Ours, deadline: Deadline) -> None:

@@ -344,6 +344,17 @@ def test_freezing_sets_image_inputs_key_and_folder() -> None:
     assert len({build.key for build in frozen.builds}) == 2
 
 
+def test_a_build_without_an_image_stays_as_it_was() -> None:
+    """One target's missing image does not keep the others from being frozen."""
+    plan = plan_of("debian_*")
+    first, second = plan.builds
+    images = {first.name: Image(source="x", sha256="ab", disk="/d")}
+    inputs = {first.name: (Input(name="target", value=first.name),)}
+    frozen = freeze(plan, images, inputs)
+    assert frozen.builds[0].key
+    assert frozen.builds[1] == second
+
+
 def test_a_key_does_not_hang_on_the_order_of_its_inputs() -> None:
     """The same inputs give the same key, and values never run into names."""
     one, two = Input(name="a", value="b"), Input(name="c", value="d")

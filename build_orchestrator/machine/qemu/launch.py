@@ -43,7 +43,7 @@ def command(launch: Launch) -> list[str]:
         ("kvm", "host") if launch.accelerator == "kvm" else ("tcg,thread=multi", "max")
     )
     argv = [
-        *("timeout", "--signal=KILL", f"{launch.limit_s:.0f}"),
+        *("timeout", "--signal=KILL", f"{launch.limit_s:.3f}"),
         *(BINARY, "-name", launch.name, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "q35", "-accel", accelerator, "-cpu", cpu),
         *("-smp", str(launch.size.cpus), "-m", str(launch.size.memory_mib)),
