@@ -38,7 +38,9 @@ SSH_FAILED = 255
 
 # The connection lives as long as its first session, which ends when our end of its standard
 # input is closed: by ``close``, or by the kernel if we are killed.
-HOLD = "echo ready; exec cat >/dev/null"
+HOLD = "exec cat >/dev/null"
+# ssh itself says when others may join, so nobody waits for the machine to start a shell first.
+ANNOUNCE = ("-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo ready")
 READY = b"ready\n"
 
 FIXED = f"""\
@@ -204,8 +206,9 @@ class Ssh(Shell):
         log = os.open(self.folder / LOG, flags, 0o600)
         try:
             self._master = command.spawn(
-                [*self._client(), "-M", "-T", ALIAS, HOLD],
+                [*self._client(), *ANNOUNCE, "-M", "-T", ALIAS, HOLD],
                 cwd=self.folder,
+                env={**os.environ, "SHELL": "/bin/sh"},  # What runs ssh's LocalCommand.
                 stdin=command.PIPE,
                 stdout=command.PIPE,
                 stderr=log,
@@ -239,7 +242,7 @@ class Ssh(Shell):
 def _said_ready(
     master: command.Child, cancel: Cancel, check: Callable[[], None], pause_s: float
 ) -> bool:
-    """Wait until the first session says that it runs."""
+    """Wait until ssh has logged in and lets others join."""
     assert master.stdout is not None
     limit = Deadline("login", LOGIN_S)
     said = b""
