@@ -120,6 +120,7 @@ class FakeProvider:
     ) -> FakeMachine:
         folder = Path(request.identity.folder)
         name = request.identity.name
+        child: command.Child | None = None
         try:
             (folder / "root").mkdir(mode=0o700)
             os.mkfifo(folder / "alive")
@@ -139,8 +140,7 @@ class FakeProvider:
                 console.write(f"{name}: booted\n")
             return FakeMachine(identity, request.options, child)
         except BaseException:
-            processes.kill(_carries(name), deadline=Deadline("destroy", 10))
-            processes.remove_folder(folder)
+            FakeMachine(request.identity, {}, child).destroy(deadline=Deadline("destroy", 10))
             raise
 
     def adopt(self, identity: Identity) -> FakeMachine:

@@ -39,7 +39,7 @@ def make_overlay(folder: Path, *, backing: str, size_mib: int, deadline: Deadlin
 def start(
     plan: Launch, folder: Path, *, incoming: Path | None = None, deadline: Deadline
 ) -> Running:
-    """Start QEMU and talk to it; the caller must kill it by name if anything goes wrong.
+    """Start QEMU and talk to it. Nothing of it is left when that fails.
 
     Raises:
         MachineLost: it ended at once; the details hold its own words.
@@ -65,8 +65,12 @@ def start(
     try:
         qmp = Qmp(ours, deadline=deadline)
         return Running(child, qmp, qmp.forwarded_port(deadline=deadline))
-    except MachineLost as error:
-        raise MachineLost("QEMU ended at once", details=last_words(folder)) from error
+    except BaseException as error:
+        command.kill_group(child)
+        ours.close()
+        if isinstance(error, MachineLost):
+            raise MachineLost("QEMU ended at once", details=last_words(folder)) from error
+        raise
 
 
 def last_words(folder: Path) -> str:

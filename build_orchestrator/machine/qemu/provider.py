@@ -119,12 +119,14 @@ class QemuProvider:
         cancel: Cancel,
         identified: Identified,
     ) -> QemuMachine:
+        boot: _Boot | None = None
         try:
             accelerator = choose(request.image.kernel, cancel=cancel)
             boot = _Boot(request, accelerator, deadline, cancel, identified)
             return boot.cold() if request.cold else self._warm(boot)
         except BaseException:
-            process.kill(request.identity.name, deadline=Deadline("destroy", KILL_S))
+            if boot is not None:
+                boot.abandon()
             processes.remove_folder(Path(request.identity.folder))
             raise
 
@@ -191,6 +193,12 @@ class _Boot:
         self.cancel = cancel
         self._identified = identified
         self._folder = Path(request.identity.folder)
+        self._machine: QemuMachine | None = None
+
+    def abandon(self) -> None:
+        """Leave nothing of what this boot has started."""
+        if self._machine is not None:
+            self._machine.destroy(deadline=Deadline("destroy", KILL_S))
 
     def cold(self) -> QemuMachine:
         """Start from power-on; the machine reads its identity from the seed disk."""
@@ -257,7 +265,6 @@ class _Boot:
         running = process.start(plan, self._folder, incoming=incoming, deadline=self.deadline)
         details = {"pid": str(running.child.pid), "port": str(running.port)}
         identity = dataclasses.replace(request.identity, details=details)
-        self._identified(identity)
         ssh = Ssh(
             self._folder,
             host="127.0.0.1",
@@ -266,7 +273,9 @@ class _Boot:
             identity_file=self._folder / USER_KEY,
             options=request.distro.ssh_options,
         )
-        return QemuMachine(identity, ssh, start=start, running=running)
+        self._machine = QemuMachine(identity, ssh, start=start, running=running)
+        self._identified(identity)
+        return self._machine
 
     def _connect(self, machine: QemuMachine, host_public: str) -> None:
         machine._ssh.pin(host_public)
