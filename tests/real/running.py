@@ -127,6 +127,12 @@ class Project:
         row: dict[str, Any] = json.loads(reports[-1].read_text())["results"][0]
         return row
 
+    def run_uuid(self) -> str:
+        """Of the newest run."""
+        plan = sorted(self.folder.glob("runs/*/plan.json"))[-1]
+        uuid: str = json.loads(plan.read_text())["run_uuid"]
+        return uuid
+
     def log(self) -> str:
         """What the newest run's log says so far."""
         logs = sorted(self.folder.glob(f"runs/*/{TARGET}/log.txt"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.running import OUTPUT, Project
+from tests.real.running import OUTPUT, TARGET, Project
 
 READY = "touch /run/ready; echo READY; sleep 300"
 
@@ -33,7 +33,7 @@ def test_a_script_that_exits_7_is_a_build_failure(qemu_project: Project) -> None
 
 def test_a_full_disk_is_the_environments_fault(qemu_project: Project) -> None:
     """The script fails for want of room: exit 3, and the report says which rule decided."""
-    qemu_project.write("fallocate -l 100G /big || dd if=/dev/zero of=/big bs=1M; exit 1")
+    qemu_project.write("fallocate -l $(($(df --output=avail -k / | tail -1) - 512))K /big; exit 1")
 
     ended = qemu_project.build("up", "debian_bookworm")
 
@@ -44,7 +44,7 @@ def test_a_full_disk_is_the_environments_fault(qemu_project: Project) -> None:
 
 def test_a_machine_without_memory_is_the_environments_fault(qemu_project: Project) -> None:
     """The kernel kills the script's child: exit 3 by the kernel's own count."""
-    qemu_project.write("python3 -c 'x = bytearray(4 << 30)' || python3 -c 'x = b\"a\" * (2 << 30)'")
+    qemu_project.write("python3 -c 'x = []\nwhile True: x.append(b\"a\" * (1 << 20))'")
 
     ended = qemu_project.build("up", "debian_bookworm")
 
@@ -135,7 +135,8 @@ def test_sweep_finds_what_sigkill_left(qemu_project: Project, words: str) -> Non
     build = qemu_project.start("up", "debian_bookworm")
     qemu_project.wait_for(words, build)
     if words == "READY":
-        assert qemu_project.build("sweep").stdout.count("spared") == 1
+        swept = qemu_project.build("sweep").stdout
+        assert f"spared     bo-{qemu_project.run_uuid()}-{TARGET}-1" in swept
 
     build.kill()
     build.wait()
