@@ -17,9 +17,9 @@ HEAD = """\
 <!-- Made by `python -m build_orchestrator.cli.reference`; a test sees it drift. -->
 
 What each command says for `--help`. All of them look for the project (the nearest folder with a
-`targets.yaml`) from the current folder upwards, or take `build --project DIR COMMAND`; `status` and
-`sweep` work without one. Commands that print a table take `--json` for programs. Exit codes have a
-[page of their own](exit-codes.md).
+`targets.yaml`) from the current folder upwards, or take `build --project DIR COMMAND`; `status`
+and `sweep` work without one, and `doctor` needs none. `--json`, where it is, is for programs. Exit
+codes have a [page of their own](exit-codes.md).
 
 A *selector* is a target, or a glob over targets. Where it does not end in a provider's name it is
 about distros, and means the default provider only (`build list` marks it with a star).
