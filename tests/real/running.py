@@ -129,7 +129,7 @@ class Project:
 
     def run_uuid(self) -> str:
         """Of the newest run."""
-        plan = sorted(self.folder.glob("runs/*/plan.json"))[-1]
+        plan = max(self.folder.glob("runs/*/plan.json"))
         uuid: str = json.loads(plan.read_text())["run_uuid"]
         return uuid
 
