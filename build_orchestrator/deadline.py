@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import select
 import time
 
 from build_orchestrator.errors import DeadlineExceeded, Interrupted
@@ -40,14 +40,15 @@ class Deadline:
 class Cancel:
     """The wish to stop, set by a signal and seen by every wait.
 
-    Its file descriptor becomes readable at the moment it is set, so that a ``select`` wakes up at
-    once. A second signal makes it ``urgent``: graces are skipped, the journal never is.
+    Its file descriptor becomes readable at the moment it is set and stays so: a ``select`` wakes up
+    at once. There is no lock in it, since a signal may arrive while another one is being handled.
+    A second signal makes it ``urgent``: graces are skipped, the journal never is.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._event = threading.Event()
+        self._is_set = False
         self.signum = 0
         self.urgent = False
 
@@ -59,17 +60,17 @@ class Cancel:
 
         Safe inside a signal handler.
         """
-        if self._event.is_set():
+        if self._is_set:
             self.urgent = bool(self.signum)
             self.signum = self.signum or signum
             return
         self.signum = signum
-        self._event.set()
+        self._is_set = True
         os.write(self._write, b"x")
 
     @property
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def check(self) -> None:
         """Raise Interrupted once somebody asked to stop."""
@@ -78,7 +79,9 @@ class Cancel:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, or raise Interrupted as soon as somebody asks to stop."""
-        if self._event.wait(seconds):
+        waiting = select.poll()
+        waiting.register(self._read, select.POLLIN)
+        if waiting.poll(seconds * 1000):
             raise Interrupted(self.signum)
 
 

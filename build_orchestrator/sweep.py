@@ -7,6 +7,7 @@ similar but does not carry the exact name of a machine of ours is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -22,6 +23,8 @@ from build_orchestrator.machine.contract import Provider
 from build_orchestrator.model import Identity
 
 DESTROY_S = 60.0
+STARTING_S = 3600.0
+"""No orchestrator takes this long between its state folder and its journal."""
 
 Providers = Callable[[str], Provider]
 
@@ -170,15 +173,19 @@ def _forget_finished_runs() -> None:
     """Remove the state of runs whose orchestrator is gone and whose machines all are.
 
     An orchestrator holds its heartbeat before it writes its journal, so a folder with a journal
-    and a free heartbeat has no orchestrator, and will not get one.
+    and a free heartbeat has no orchestrator, and will not get one. A folder without a journal is
+    that of an orchestrator which starts at this moment, or was killed then, long ago.
     """
     for folder in state_home().glob("runs/*"):
-        journal = folder / JOURNAL
-        if not journal.exists() or (lock := try_lock(folder / HEARTBEAT)) is None:
-            continue
-        if all(entry.gone for entry in read(journal)):
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        with contextlib.suppress(FileNotFoundError):  # Another sweep was faster.
+            starting = time.time() - folder.stat().st_mtime < STARTING_S
+            if starting and not (folder / JOURNAL).exists():
+                continue
+            if (lock := try_lock(folder / HEARTBEAT)) is None:
+                continue
+            if all(entry.gone for entry in read(folder / JOURNAL)):
+                shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
 
 def alive_machines(project: Path | None) -> Iterator[Entry]:

@@ -48,7 +48,11 @@ class FakeMachine:
         self.identity = identity
         self._options = options
         self._child = child
-        self._shell = LocalShell(Path(identity.folder) / "root", env={MARK: identity.name})
+
+    @property
+    def _shell(self) -> LocalShell:
+        # Made when it is used: it makes the folder, which a sweep of the dead must not.
+        return LocalShell(Path(self.identity.folder) / "root", env={MARK: self.identity.name})
 
     def run(
         self,

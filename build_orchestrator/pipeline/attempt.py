@@ -239,7 +239,7 @@ class Attempt:
 
     def _hear(self, line: str) -> None:
         text = self._mask(line)
-        if match := PHASE.fullmatch(line):
+        if match := PHASE.fullmatch(text):
             self._end_phase()
             self._phase = (match["name"], time.monotonic())
             self._record.tell(events.PhaseStarted(target=self._build.name, phase=match["name"]))

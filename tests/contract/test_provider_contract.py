@@ -351,7 +351,7 @@ def test_who_only_looks_like_a_machine_is_never_touched(supply: Supply, tmp_path
             (["tail", "-f", name], None),
             (["sh", "-c", "sleep 60; :", "qemu-system-x86_64", "-name", name], None),
             (["sleep", "60"], {**os.environ, "ABOUT": f"MACHINE_NAME={name}"}),
-            (["sleep", "60"], {**os.environ, "MACHINE_NAME": f"{name}1"}),
+            (["sleep", "60"], {**os.environ, "MACHINE_NAME": f"{name}x"}),
         ]
     ]
     try:

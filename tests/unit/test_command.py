@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from build_orchestrator.command import TAIL_BYTES, Finished, Lines, kill_group, run, spawn
+from build_orchestrator.command import PIPE, TAIL_BYTES, Finished, Lines, kill_group, run, spawn
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import (
     DeadlineExceeded,
@@ -213,11 +213,14 @@ def test_the_child_sees_the_environment_and_folder_that_it_was_given(tmp_path: P
 
 def test_a_spawned_family_dies_as_a_whole() -> None:
     """``kill_group`` ends what ``spawn`` started, reaps it, and may be called again."""
-    child = spawn(["sh", "-c", "sleep 60 & sleep 60 & wait"])
+    child = spawn(["sh", "-c", FAMILY], stdout=PIPE, stderr=PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.readline() == b"up\n"
+    pids = [int(child.stderr.readline()) for _ in range(2)]
     assert kill_group(child) == -9
     assert kill_group(child) == -9
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+    wait_until_dead(pids)
 
 
 def slow() -> Iterator[bytes]:

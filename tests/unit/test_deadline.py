@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import signal
+import sys
 import threading
 import time
+from types import FrameType
+from typing import Any
 
 import click
 import pytest
@@ -105,7 +107,32 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_setting_it_often_never_blocks() -> None:
     """A signal handler that runs ten thousand times fills no pipe."""
     cancel = Cancel()
-    with contextlib.suppress(Interrupted):
-        for _ in range(10_000):
-            cancel.set(signal.SIGINT)
+    for _ in range(10_000):
+        cancel.set(signal.SIGINT)
     assert cancel.urgent
+
+
+def interrupted_at(step: int) -> None:
+    """Set a Cancel, and set it once more before that line of the first call which is the nth."""
+    cancel, steps = Cancel(), iter(range(1000))
+
+    def trace(_frame: FrameType, event: str, _: object) -> Any:
+        if event == "line" and next(steps) == step:
+            cancel.set(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace)
+    cancel.set(signal.SIGINT)
+    sys.settrace(None)
+    assert (cancel.is_set, cancel.signum) == (True, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        cancel.sleep(50)
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_signal_inside_the_handler_of_a_signal_hangs_nothing(step: int) -> None:
+    """Two signals at once nest their handlers at any line: a lock would wait for itself."""
+    thread = threading.Thread(target=interrupted_at, args=[step], daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -1,0 +1,230 @@
+"""The command line where something around the build is wrong: clear words, the right exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.projects import OUTPUT, SCRIPT, TARGET, Project, project, until_event
+from tests.standins.s3 import s3_server
+
+__all__ = ["project"]
+
+real = pytest.mark.real
+SECRET = "correct horse battery"
+KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "shh-shh-shh"}
+
+
+def files_with(folder: Path, needle: str) -> list[Path]:
+    """Every file below a folder whose name or content holds the needle."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and (needle in str(path) or needle.encode() in path.read_bytes())
+    ]
+
+
+# --- wrong before anything starts ---------------------------------------------------------------
+
+
+def test_a_misspelt_key_is_found_at_once(project: Project) -> None:
+    """Exit 2 with file, line, column and the nearest name, and nothing is started."""
+    path = project.folder / "targets.yaml"
+    path.write_text(path.read_text().replace("script:", "skript:"))
+    used = os.times()
+    done = project.up()
+    spent = os.times()
+    assert done.status == 2
+    assert re.search(r"targets\.yaml:\d+:\d+: recipes\.agent\.skript: .*script", done.stderr)
+    assert "Traceback" not in done.stderr
+    cpu_s = spent.children_user + spent.children_system - used.children_user - used.children_system
+    assert cpu_s < 1.0
+    assert project.runs == []
+    assert project.folders() == []
+
+
+@real
+@pytest.mark.parametrize(
+    ("selector", "says"), [("debian_bookwrom_fake", TARGET), ("windows_*", "windows_*")]
+)
+def test_a_selector_that_selects_nothing(project: Project, selector: str, says: str) -> None:
+    """An unknown target and an empty glob are exit 2, with the nearest name."""
+    done = project.build("up", selector)
+    assert done.status == 2
+    assert says in done.stderr
+    assert project.runs == []
+
+
+@real
+@pytest.mark.parametrize("variable", ["XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME"])
+def test_a_home_that_cannot_be_written(project: Project, variable: str) -> None:
+    """Exit 4 names the folder and what to set; nothing is started."""
+    blocked = project.home / "a file"
+    blocked.touch()  # Also root cannot make a folder below a file.
+    environ = {variable: str(blocked)}
+    if variable == "HOME":
+        environ |= {"XDG_STATE_HOME": "", "XDG_CACHE_HOME": ""}
+    done = project.up(**environ)
+    assert done.status == 4, done.words
+    assert str(blocked) in done.stderr
+    assert "XDG_STATE_HOME" in done.stderr
+    assert "Traceback" not in done.words
+    assert project.runs == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", str(place)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this host cannot run it: only root mounts a small file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@real
+def test_a_full_state_folder(project: Project, small: Path) -> None:
+    """Too little room is exit 4 before anything starts, and says how much is needed."""
+    done = project.up(XDG_STATE_HOME=str(small))
+    assert done.status == 4, done.words
+    assert "MiB free" in done.stderr
+    assert "Make room" in done.stderr
+    assert project.runs == []
+
+
+# --- publishing ---------------------------------------------------------------------------------
+
+
+@real
+def test_other_bytes_under_a_published_name(project: Project) -> None:
+    """The same version with other bytes is a conflict: exit 1, and the first bytes stay."""
+    assert project.up(VERSION="1.0").status == 0
+    (published,) = project.folder.glob(f"dist/1.0/*/{OUTPUT}")
+    project.write(script=SCRIPT.replace("made", "changed"))
+    done = project.build("--project", str(project.folder), "up", TARGET, VERSION="1.0")
+    assert done.status == 1, done.words
+    assert "conflict" in done.words
+    assert published.read_text() == "made\n"
+    project.assert_nothing_left()
+
+
+@real
+def test_an_unreachable_s3_is_published_to_later(project: Project) -> None:
+    """Exit 3 and ``build publish RUN``: what was collected needs no second build."""
+    project.write(recipe={"destinations": ["s3://bucket/agents"]})
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # Bound and not listening: refused.
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        done = project.up("--s3-endpoint", address, **KEYS, AWS_MAX_ATTEMPTS="1")
+    assert done.status == 3, done.words
+    row = project.row()
+    assert (row["outcome"], row["published"][0]["state"]) == ("built", "no")
+    assert f"build publish {project.run.name}" in done.stdout
+    with s3_server() as address:
+        publish = ("publish", project.run.name, "--s3-endpoint")
+        missing = project.build(*publish, address, **KEYS)
+        assert missing.status == 3, "there is no bucket yet"
+        make_bucket(address)
+        done = project.build(*publish, address, **KEYS)
+        assert done.status == 0, done.words
+        assert done.stdout.startswith("yes ")
+        assert project.build(*publish, address, **KEYS).status == 0, "the same bytes again"
+    project.assert_nothing_left()
+
+
+def make_bucket(address: str) -> None:
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="someone",
+        aws_secret_access_key="shh-shh-shh",
+    )
+    client.create_bucket(Bucket="bucket")
+    client.close()
+
+
+# --- secrets ------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_nowhere(project: Project) -> None:
+    """The script has it; no file of the run, no argument list and no line of output does."""
+    script = (
+        f"{SCRIPT}echo ${{#TOKEN}} letters\n"
+        'echo "token: $TOKEN"\necho "::phase with $TOKEN"\n'
+        'printf "%s\\n" "$TOKEN" >pattern\n'
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | grep -qFf pattern && echo seen || echo unseen\n"
+        'echo "$TOKEN" | base64\nexit 7\n'
+    )
+    project.write(script=script, recipe={"secrets": ["TOKEN"]})
+    done = project.up("-v", "--events", str(project.home / "events"), TOKEN=SECRET)
+    assert done.status == 1, done.words
+    assert f"{len(SECRET)} letters" in project.log()
+    assert "token: ***" in project.log()
+    assert "::phase with ***" in project.log()
+    assert " | unseen\n" in project.log(), "no process has it among its arguments"
+    assert SECRET not in done.words
+    assert files_with(project.run, SECRET) == []
+    assert files_with(project.run, "Y29ycmVjdCBob3JzZSBiYXR0ZXJ5") == []
+    assert files_with(project.home, SECRET) == []
+
+
+@real
+def test_a_missing_secret_stops_before_anything_starts(project: Project) -> None:
+    """Its name is told, and nothing else."""
+    project.write(recipe={"secrets": ["TOKEN"]})
+    done = project.up()
+    assert done.status == 4
+    assert "TOKEN" in done.stderr
+    assert project.runs == []
+
+
+# --- looking at runs ----------------------------------------------------------------------------
+
+
+@real
+def test_a_run_can_be_looked_at_while_it_goes_on_and_after(project: Project) -> None:
+    """``status`` and ``logs`` read what is on disk."""
+    project.write(script=f"{SCRIPT}echo waiting\nread x <{project.home}/go\n")
+    os.mkfifo(project.home / "go")
+    with project.started("up", TARGET, "--events", "-") as child:
+        until_event(child, "output_line", "waiting")
+        going = project.build("status")
+        assert "going on" in going.stdout
+        assert TARGET in going.stdout
+        assert " | waiting" in project.build("logs", TARGET).stdout
+        (project.home / "go").write_text("go\n")
+        assert child.wait(20) == 0
+    status = project.build("status")
+    assert f"{TARGET}: built, machine destroyed" in status.stdout
+    assert "no machine is alive" in status.stdout
+    assert project.build("logs", "debian_bookwrom_fake").status == 2
+
+
+@real
+def test_the_terminal_may_go_away(project: Project) -> None:
+    """Whoever reads our output may have enough; the build goes on and is on disk."""
+    with project.started("up", TARGET) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        child.stderr.close()
+        end = time.monotonic() + 20
+        while child.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        child.stdout = child.stderr = None
+    assert project.row()["outcome"] == "built"
+    project.assert_nothing_left()

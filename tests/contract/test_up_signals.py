@@ -1,0 +1,77 @@
+"""Signals: all machines are gone, and the exit code says which signal it was."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.contract.projects import TARGET, WAITS, Project, project, until_event
+
+__all__ = ["project"]
+
+HANGS: dict[str, dict[str, Any]] = {
+    "boot": {"options": {"boot_s": "60"}},
+    "provision": {},
+    "collect": {"options": {"hang_at": "collect"}},
+}
+ENDS = [
+    pytest.param([signal.SIGINT], 130, id="SIGINT"),
+    pytest.param([signal.SIGINT, signal.SIGINT], 130, id="SIGINT-twice"),
+    pytest.param([signal.SIGTERM], 143, id="SIGTERM"),
+    pytest.param([signal.SIGHUP], 129, id="SIGHUP"),
+]
+REST = [pytest.mark.real]
+CASES = [
+    pytest.param(stage, *end.values, id=f"{stage}-{end.id}", marks=[] if fast else REST)
+    for stage in HANGS
+    for end in ENDS
+    for fast in [stage == "provision" and end.id == "SIGINT"]
+]
+
+
+@pytest.mark.parametrize(("stage", "signals", "status"), CASES)
+def test_a_signal_ends_a_run_and_its_machines(
+    project: Project, stage: str, signals: list[int], status: int
+) -> None:
+    """Whatever a run is doing, one signal or two end it in good order."""
+    project.write(script=WAITS if stage == "provision" else "exit 0", **HANGS[stage])
+    with project.started("up", TARGET, "--events", "-", "--keep", "always") as child:
+        if stage == "provision":
+            until_event(child, "output_line", "waiting")
+        else:
+            until_event(child, "stage_started", stage)
+        for number in signals:
+            child.send_signal(number)
+        assert child.wait(20) == status
+    row = project.row()
+    assert (row["outcome"], row["machine"]) == ("cancelled", "destroyed")
+    assert project.report()["exit_code"] == status
+    project.assert_nothing_left()
+
+
+@pytest.mark.real
+def test_what_waits_for_its_turn_is_not_started(project: Project) -> None:
+    """Of two targets with -j1 the second never gets a machine."""
+    project.write(script=WAITS, targets={"debian_one": {}, "debian_two": {}})
+    with project.started("up", "debian_*", "-j1", "--events", "-") as child:
+        until_event(child, "output_line", "waiting")
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 143
+    assert {row["outcome"] for row in project.rows().values()} == {"cancelled"}
+    assert sorted(row["machine"] for row in project.rows().values()) == ["destroyed", "none"]
+    project.assert_nothing_left()
+
+
+@pytest.mark.real
+def test_a_leak_counts_more_than_a_signal(project: Project) -> None:
+    """A machine that may be alive is the first thing a caller must hear of: exit 5."""
+    project.write(script=WAITS, options={"refuse_to_die": "true"})
+    with project.started("up", TARGET, "--events", "-") as child:
+        until_event(child, "output_line", "waiting")
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 5
+    assert project.row()["machine"] == "leaked"
+    assert project.build("sweep").status == 0
+    project.assert_nothing_left()
