@@ -7,15 +7,15 @@ user needs uidmap, sub-ids and fakeroot. Measured recipes: docs/explanation/imag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
 import shutil
 import tarfile
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -66,9 +66,7 @@ def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
 
 
 def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
-    with tempfile.TemporaryDirectory(prefix="bootstrap-", dir=folder) as scratch:
-        work = Path(scratch)
-        work.chmod(0o755)  # mmdebstrap's unshared root must be able to enter it.
+    with _work_folder(folder) as work:
         _install(suite, work, deadline, cancel, on_line)
         on_line("making the disk")
         _take_kernel(work / "tree.tar", folder)
@@ -83,6 +81,37 @@ def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line:
         digest = hashlib.file_digest(disk, "sha256").hexdigest()
     facts = {"sha256": digest, "suite": suite, "made_at": int(time.time()), "recipe": RECIPE}
     (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _work_folder(entry: Path) -> Iterator[Path]:
+    """A folder for the tree: inside the cache's unfinished entry, which is removed with it.
+
+    An ordinary user's tree belongs to his sub-ids, and to them his home is closed: it is made in
+    /var/tmp, under a name that only one maker of this image has at a time (it holds the entry's
+    lock), so that what a killed one left is removed by the next.
+    """
+    if os.geteuid() == 0:
+        work = entry / "work"
+    else:
+        work = Path("/var/tmp") / f"build-orchestrator-{os.geteuid()}-{entry.name.split('.')[0]}"
+        _remove(work)
+    work.mkdir()
+    work.chmod(0o755)
+    try:
+        yield work
+    finally:
+        _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove a work folder, also what belongs to this user's sub-ids in it."""
+    shutil.rmtree(work, ignore_errors=True)
+    if work.exists():
+        command.run(
+            ["unshare", "--map-root-user", "--map-auto", "rm", "-rf", "--", str(work)],
+            deadline=Deadline("image", 60),
+        )
 
 
 def _install(suite: str, work: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:

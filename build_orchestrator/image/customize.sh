@@ -61,7 +61,12 @@ cat >"$root/etc/ssh/sshd_config.d/build.conf" <<'EOF'
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 UseDNS no
+MaxStartups 100
 EOF
+# Newer ones shut out who connects without logging in, as a wait for a slow machine may.
+if grep -q PerSourcePenalties "$root/usr/sbin/sshd"; then
+  echo 'PerSourcePenalties no' >>"$root/etc/ssh/sshd_config.d/build.conf"
+fi
 
 # The machine lives for one build: what only helps long-lived hosts costs start-up time.
 for unit in systemd-networkd.service ssh.service take-identity.service; do

@@ -1,8 +1,12 @@
-"""Wait until something greets as ssh on a TCP port.
+"""Wait until something greets as ssh on a TCP port, without getting in its way.
 
-QEMU's user network accepts a connection long before the machine listens, and forwards it once,
-into the void. So a connection that was opened too early never answers, and only opening new ones
-at a quick pace finds the moment at which the machine is up.
+QEMU's user network accepts a connection long before the machine listens, and offers it to the
+machine at ever longer intervals. So a connection that was opened too early answers late or never,
+and a new one finds the moment at which the machine is up.
+
+But every connection that reaches sshd costs the machine a process, and newer ones (OpenSSH 9.8)
+shut out who opens many without logging in. So there is one at a time, and each may take longer
+than the one before: a machine that has been slow to start will be slow to greet.
 """
 
 from __future__ import annotations
@@ -11,11 +15,13 @@ import contextlib
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from build_orchestrator.deadline import Cancel
 
 GREETING = b"SSH-"
+PATIENCE = 0.15
+"""How long one connection may take, as a share of the time waited so far."""
 
 
 def knock(
@@ -27,36 +33,43 @@ def knock(
     probe_s: float,
     pause_s: float,
 ) -> None:
-    """Open a connection every ``pause_s``, each for ``probe_s``, until one of them is greeted.
+    """Open one connection after the other, each for ``probe_s`` or longer, until one is greeted.
 
-    ``check`` is called at least as often, and ends the wait by raising.
+    ``check`` is called every ``pause_s``, and ends the wait by raising.
     """
-    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+    started = time.monotonic()
+    while True:
+        window_s = max(probe_s, PATIENCE * (time.monotonic() - started))
+        if _greets(host, port, window_s, cancel, check, pause_s):
+            return
+        check()
+        cancel.sleep(pause_s)
+
+
+def _greets(
+    host: str,
+    port: int,
+    window_s: float,
+    cancel: Cancel,
+    check: Callable[[], None],
+    pause_s: float,
+) -> bool:
+    """Whether one connection is greeted within its time; a refused one is not, at once."""
+    end = time.monotonic() + window_s
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        try:
+            probe = stack.enter_context(_opened(host, port))
+        except OSError:  # Such as a name that is not known yet.
+            return False
         selector.register(cancel, selectors.EVENT_READ)
-        ends: dict[socket.socket, float] = {}
-        stack.callback(_close, ends)
-        next_at = 0.0
-        while True:
+        selector.register(probe, selectors.EVENT_READ)
+        while time.monotonic() < end:
             check()
-            now = time.monotonic()
-            for probe in [probe for probe, end in ends.items() if end <= now]:
-                _drop(selector, ends, probe)
-            if now >= next_at:
-                next_at = now + pause_s
-                with contextlib.suppress(OSError):  # Such as a name that is not known yet.
-                    probe = _opened(host, port)
-                    ends[probe] = now + probe_s
-                    selector.register(probe, selectors.EVENT_READ)
-            for key, _ in selector.select(next_at - now):
-                if isinstance(key.fileobj, socket.socket):
-                    if _greeted(key.fileobj):
-                        return
-                    _drop(selector, ends, key.fileobj)
-
-
-def _close(probes: Iterable[socket.socket]) -> None:
-    for probe in probes:
-        probe.close()
+            for key, _ in selector.select(pause_s):
+                if key.fileobj is probe:
+                    return _greeted(probe)
+    return False
 
 
 def _opened(host: str, port: int) -> socket.socket:
@@ -72,11 +85,3 @@ def _greeted(probe: socket.socket) -> bool:
     with contextlib.suppress(OSError):
         return probe.recv(256).startswith(GREETING)
     return False
-
-
-def _drop(
-    selector: selectors.BaseSelector, ends: dict[socket.socket, float], probe: socket.socket
-) -> None:
-    selector.unregister(probe)
-    del ends[probe]
-    probe.close()

@@ -31,9 +31,10 @@ LOG = "ssh.log"
 SOCKET = "ssh.mux"
 """Relative to the folder: the path of a socket may have 104 characters, that of a folder more."""
 ALIAS = "machine"
-LOGIN_S = 30
+LOGIN_S = 60
 """How long one login may take; an emulated machine that is still booting needs many seconds."""
 CHECK_S = 5.0
+LONGEST_PAUSE_S = 10.0
 SSH_FAILED = 255
 
 # The connection lives as long as its first session, which ends when our end of its standard
@@ -129,14 +130,14 @@ class Ssh(Shell):
 
         Args:
             alive: whether the machine itself is there; asked every ``pause_s``.
-            probe_s: how long one knock on the port may take.
+            probe_s: how long one knock on the port may take, at first.
 
         Raises:
             MachineLost: ``alive`` said no.
             EnvironmentFailure: the machine shows another host key than the pinned one.
             DeadlineExceeded, Interrupted
         """
-        words = ""
+        words, tries = "", 0
 
         def check() -> None:
             cancel.check()
@@ -158,7 +159,9 @@ class Ssh(Shell):
                     details=words,
                     resolution="Something else answers there, or the machine changed its key.",
                 )
-            cancel.sleep(pause_s)
+            # A sshd that has had enough of us wants to be left alone for a while.
+            tries += 1
+            cancel.sleep(min(pause_s * 2**tries, LONGEST_PAUSE_S, deadline.remaining_s))
 
     def check(self) -> bool:
         """Whether the connection is there."""
