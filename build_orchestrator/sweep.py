@@ -145,7 +145,9 @@ def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> 
         machine.destroy(deadline=Deadline("destroy", DESTROY_S))
     except OrchestratorError as error:
         return swept("leaked", error.brief)
-    append(found.journals, {"kind": "gone", "at": time.time(), "name": identity.name})
+    for journal in found.journals:
+        with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile, or its run has ended.
+            append((journal,), {"kind": "gone", "at": time.time(), "name": identity.name})
     return swept("destroyed", reason)
 
 

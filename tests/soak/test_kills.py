@@ -116,7 +116,7 @@ def test_many_kills_on_the_fake(project: Project, say: Say) -> None:
     done, left = 0, 0
     while done < KILLS:
         count = min(AT_ONCE, KILLS - done)
-        kill_some(project, [moments.uniform(0, 1.2 * whole_s * count) for _ in range(count)])
+        kill_some(project, [moments.uniform(0, 2 * whole_s) for _ in range(count)])
         done += count
         left += bool(project.alive())
         swept = project.build("sweep")
