@@ -19,6 +19,9 @@ from build_orchestrator.errors import HostNotReady
 from build_orchestrator.locks import cache_home, state_home
 from build_orchestrator.model import ImageSource, Plan, Size
 
+OVERHEAD_MIB = 512
+"""What QEMU needs beside the machine's own memory."""
+
 FREE_MIB = 4096
 """A disk with less than this left will not see a build through."""
 
@@ -255,6 +258,6 @@ def available_memory_mib() -> int:
 
 def default_jobs(sizes: Iterable[Size]) -> int:
     """How many machines this host carries at once: as many as it has cores and memory for."""
-    largest_mib = max((size.memory_mib for size in sizes), default=1024)
+    largest_mib = max((size.memory_mib for size in sizes), default=1024) + OVERHEAD_MIB
     by_memory = (available_memory_mib() * 3 // 4) // largest_mib
     return max(1, min(os.cpu_count() or 1, by_memory))

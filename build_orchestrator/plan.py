@@ -11,6 +11,7 @@ from typing import TypeVar
 from build_orchestrator.configuration import Configuration
 from build_orchestrator.configuration.findings import did_you_mean
 from build_orchestrator.configuration.words import (
+    FOLDERS,
     RESERVED_PREFIX,
     destination_problem,
     same_destination,
@@ -279,6 +280,8 @@ def _named(naming: Naming, settings: Mapping[str, str]) -> Naming:
     for variable, value in _naming_variables(named).items():
         if not value.isprintable() or value.startswith("."):
             raise UsageError(f"{variable}={value!r} cannot be part of a file's name")
+    if named.version in FOLDERS:
+        raise UsageError(f"VERSION={named.version}: destinations have a folder of that name")
     return named
 
 

@@ -23,6 +23,12 @@ RESERVED_PREFIX = "BUILD_"
 RESERVED = ("BUILD", "VERSION", "PRERELEASE", "SOURCE_DATE_EPOCH")
 """Variables that the tool itself gives to the script (all BUILD_... too)."""
 
+RUN_FILES = frozenset({"log.txt", "console.txt", "environment.sh", "machine.sh", "partial"})
+"""What lies beside the artifacts in ``runs/<run id>/<target>/``."""
+
+FOLDERS = frozenset({"dev", "keys", "latest", "latest.txt"})
+"""What lies beside the folders of versions at a destination; no VERSION may be called like it."""
+
 SSH_OPTIONS = (
     "CASignatureAlgorithms",
     "Ciphers",
@@ -49,6 +55,8 @@ def output_name_problem(name: str) -> str:
         return f"must not begin with {bare[0]}"
     if not bare.isprintable():
         return "holds a character that cannot be printed"
+    if bare in RUN_FILES:
+        return "is a file that the tool itself keeps in the run folder"
     for ending in SIDECARS:
         if name.endswith(ending):
             return f"ends in {ending}, which belongs to the files beside an artifact"

@@ -318,6 +318,8 @@ def test_host_trust_goes_only_to_recipes_that_ask() -> None:
         ({"destinations": ("dist",), "no_publish": True}, "asked for and refused"),
         ({"jobs": 0}, "--jobs 0"),
         ({"provision_s": 0}, "leaves no time"),
+        ({"naming": Naming(version="keys")}, "VERSION=keys"),
+        ({"settings": {"VERSION": "dev"}}, "VERSION=dev"),
     ],
 )
 def test_options_that_cannot_be_are_refused(fields: Mapping[str, Any], words: str) -> None:

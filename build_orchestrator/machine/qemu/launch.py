@@ -14,6 +14,8 @@ DEVICES = "1"
 """Raised when a change below makes older snapshots unusable."""
 
 BINARY = "qemu-system-x86_64"
+TB_MIB = 256
+"""TCG's store of translated code; QEMU's own default is a GiB for each machine."""
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.ssh_auto=no TERM=dumb"
 )
@@ -39,9 +41,8 @@ class Launch:
 
 def command(launch: Launch) -> list[str]:
     """The argument list. QEMU's working folder holds ``overlay.qcow2`` and the folder ``seed``."""
-    accelerator, cpu = (
-        ("kvm", "host") if launch.accelerator == "kvm" else ("tcg,thread=multi", "max")
-    )
+    kvm = launch.accelerator == "kvm"
+    accelerator, cpu = ("kvm", "host") if kvm else (f"tcg,thread=multi,tb-size={TB_MIB}", "max")
     argv = [
         *("timeout", "--signal=KILL", f"{launch.limit_s:.3f}"),
         *(BINARY, "-name", launch.name, "-nodefaults", "-no-user-config", "-display", "none"),
