@@ -1,0 +1,130 @@
+"""What this host lacks is said at once, with the way to get it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator import doctor
+from build_orchestrator.configuration import load
+from build_orchestrator.doctor import PACKAGES, Check, default_jobs, require, working_providers
+from build_orchestrator.errors import HostNotReady
+from build_orchestrator.model import ImageSource, Naming, Plan, Size
+from build_orchestrator.plan import make_plan
+
+TARGETS = """
+schema: 1
+default_provider: qemu
+distros:
+  debian_bookworm:
+    distribution: Debian
+    release: bookworm
+    providers:
+      fake: {}
+      qemu: {image: {bootstrap: bookworm}}
+recipes:
+  agent: {script: make.sh, outputs: [{name: agent.txt}]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host without a single program, and with folders of our own."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def plan_of(folder: Path, selector: str) -> Plan:
+    (folder / "targets.yaml").write_text(TARGETS)
+    (folder / "make.sh").touch()
+    providers = frozenset({"fake", "qemu"})
+    return make_plan(
+        load(folder, providers=providers, default_provider="qemu"),
+        (selector,),
+        run_id="r",
+        run_uuid="0" * 32,
+        created_at="now",
+        jobs=1,
+        naming=Naming(),
+    )
+
+
+def test_the_fake_needs_nothing(host: Path) -> None:
+    """A plan is not held up by what it does not use."""
+    require(plan_of(host, "debian_bookworm_fake"))
+
+
+def test_everything_that_is_missing_is_said_at_once(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each missing program has the command that installs it, once."""
+    monkeypatch.setattr(doctor.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
+    with pytest.raises(HostNotReady) as caught:
+        require(plan_of(host, "debian_bookworm_qemu"))
+    for command in ("qemu-system-x86_64", "qemu-img", "ssh-keygen", "mmdebstrap", "mke2fs"):
+        assert f"{command}: not installed" in caught.value.details
+        assert f"apt-get install {PACKAGES[command]}" in caught.value.resolution
+    assert caught.value.resolution.count("openssh-client") == 1
+
+
+def test_an_image_file_must_be_there(host: Path) -> None:
+    """A path that leads nowhere is found before anything starts."""
+    plan = plan_of(host, "debian_bookworm_qemu")
+    (build,) = plan.builds
+    target = dataclasses.replace(build.target, image=ImageSource(path="disk.qcow2", sha256="0"))
+    plan = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
+    with pytest.raises(HostNotReady, match=r"disk\.qcow2: there is no such file"):
+        require(plan)
+
+
+@pytest.mark.parametrize("blocked", ["state", "cache"])
+def test_a_folder_that_cannot_be_made(host: Path, blocked: str) -> None:
+    """The folder is named, and what to set."""
+    (host / blocked).touch()
+    with pytest.raises(HostNotReady) as caught:
+        require(plan_of(host, "debian_bookworm_fake"))
+    assert f"{blocked} folder: {host / blocked}" in caught.value.details
+    assert "XDG_STATE_HOME" in caught.value.resolution
+
+
+@pytest.mark.parametrize(
+    ("checks", "providers"),
+    [
+        ([], ("qemu",)),
+        ([Check(name="a", ok=True, finding="", provider="qemu")], ("qemu",)),
+        ([Check(name="a", ok=False, finding="", provider="qemu")], ()),
+        ([Check(name="a", ok=False, finding="")], ()),
+        ([Check(name="a", ok=False, finding="", provider="other")], ("qemu",)),
+    ],
+)
+def test_a_provider_works_when_nothing_stands_against_it(
+    checks: list[Check], providers: tuple[str, ...]
+) -> None:
+    """What fails for all fails for each; what another one lacks is no matter."""
+    assert working_providers(checks) == providers
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("someone:100000:65536\n", True), ("someone2:1:1\n", False), ("", False), (None, False)],
+)
+def test_sub_ids_are_those_of_the_user(host: Path, content: str | None, found: bool) -> None:
+    """A range of somebody with a similar name is not ours, and a missing file has none."""
+    path = host / "subuid"
+    if content is not None:
+        path.write_text(content)
+    assert doctor._has_range(path, "someone") is found
+
+
+def test_there_is_always_room_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many machines as cores and memory carry, and never none."""
+    monkeypatch.setattr(doctor, "available_memory_mib", lambda: 8192)
+    cores = doctor.os.cpu_count() or 1  # type: ignore[attr-defined]
+    assert default_jobs([Size(memory_mib=1024)]) == min(cores, 6)
+    assert default_jobs([Size(memory_mib=1024), Size(memory_mib=6144)]) == 1
+    assert default_jobs([Size(memory_mib=1 << 20)]) == 1
+    assert default_jobs([]) == min(cores, 6)
