@@ -47,6 +47,7 @@ soak: test-commands $(INSTALLED_DEV) ## Kill and race for a long time, and see t
 lint: lint-commands $(INSTALLED_DEV) ## Check style: ruff, and shellcheck for every shell script
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/ruff check --target-version py38 --ignore UP,ANN401,T20,PT provision/build-agent
 	git grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env (ba)?sh' | xargs shellcheck -x
 
 format: $(INSTALLED_DEV) ## Put the code into the one format
@@ -55,10 +56,12 @@ format: $(INSTALLED_DEV) ## Put the code into the one format
 
 types: $(INSTALLED_DEV) ## Check types: mypy, strict
 	$(BIN)/mypy
+	$(BIN)/mypy --scripts-are-modules provision/build-agent
 
 schema: $(INSTALLED) ## Write the JSON schema of targets.yaml and its reference page
 	$(BIN)/python -m build_orchestrator.configuration.schema >docs/reference/targets.schema.json
 	$(BIN)/python -m build_orchestrator.configuration.reference >docs/reference/targets-yaml.md
+	$(BIN)/python -m build_orchestrator.cli.reference >docs/reference/commands.md
 
 lock: $(INSTALLED_DEV) ## Write the lock files again (all newest: LOCK_FLAGS=--upgrade)
 	$(COMPILE) $(LOCK_FLAGS) --group install --output-file requirements.lock

@@ -86,7 +86,7 @@ def name_of(suite: str) -> str:
 
 def results(project: Path) -> list[dict[str, Any]]:
     """The rows of the newest report."""
-    report = sorted(project.glob("runs/*/report.json"))[-1]
+    report = max(project.glob("runs/*/report.json"))
     rows: list[dict[str, Any]] = json.loads(report.read_text())["results"]
     return rows
 
@@ -116,9 +116,5 @@ def relocate(project: Project, agents: list[Path]) -> dict[str, Path]:
     ended = project.build("--project", str(folder), "up", "debian_*", "-j2")
 
     assert ended.status == 0, ended.stdout + ended.stderr[-3000:]
-    return {
-        row["target"].removeprefix("debian_").removesuffix("_qemu"): Path(
-            row["artifacts"][0]["path"]
-        )
-        for row in results(folder)
-    }
+    files = (Path(row["artifacts"][0]["path"]) for row in results(folder))
+    return dict(zip(SUITES, files, strict=True))

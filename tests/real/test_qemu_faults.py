@@ -135,8 +135,8 @@ def test_sweep_finds_what_sigkill_left(qemu_project: Project, words: str) -> Non
     build = qemu_project.start("up", "debian_bookworm")
     qemu_project.wait_for(words, build)
     if words == "READY":
-        swept = qemu_project.build("sweep").stdout
-        assert f"spared     bo-{qemu_project.run_uuid()}-{TARGET}-1" in swept
+        spared = qemu_project.build("sweep").stdout
+        assert f"spared     bo-{qemu_project.run_uuid()}-{TARGET}-1" in spared
 
     build.kill()
     build.wait()

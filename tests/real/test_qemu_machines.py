@@ -115,7 +115,7 @@ def image_row(address: str, sums: dict[str, str]) -> str:
 def test_a_downloaded_image_is_verified_kept_and_shared(
     qemu_project: Project, served_image: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    """Two runs fill an empty cache at once, and it is filled once; a wrong sum stops before boot."""
+    """Two runs fill an empty cache at once, once; a wrong checksum stops before boot."""
     address, sums = served_image
     cache = tmp_path / "cache"
     qemu_project.environment["XDG_CACHE_HOME"] = str(cache)

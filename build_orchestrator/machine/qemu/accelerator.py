@@ -7,6 +7,7 @@ console prove that KVM works. The verdict is kept for boot id, kernel and QEMU.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -60,9 +61,11 @@ def choose(kernel: str, *, cancel: Cancel) -> str:
 
 
 def known_verdict() -> str:
-    """The kept verdict of this boot, kernel and QEMU; empty where none was made yet."""
-    place = _verdict_file()
-    return place.read_text().strip() if place.exists() else ""
+    """The kept verdict of this boot, kernel and QEMU; empty where there is none, or no QEMU."""
+    with contextlib.suppress(HostNotReady):
+        place = _verdict_file()
+        return place.read_text().strip() if place.exists() else ""
+    return ""
 
 
 def _verdict_file() -> Path:
