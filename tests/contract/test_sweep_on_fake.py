@@ -22,7 +22,7 @@ __all__ = ["project"]
 
 real = pytest.mark.real
 RUN_S = 0.6
-"""About as long as a run takes; kills come at any moment of it."""
+"""About as long as a run takes until its script; kills come at any moment of it."""
 
 
 def left_behind(project: Project) -> str:
@@ -55,18 +55,18 @@ def test_killed_at_any_moment_and_swept(
     seed = random.randrange(1 << 32)
     record_property("seed", seed)
     moments = random.Random(seed)
-    project.write(options={"boot_s": "0.1"}, script="sleep 0.2; exit 7")
+    project.write(options={"boot_s": "0.1"}, script="echo waiting; sleep 60")
     for _ in range(2):
         with (
             project.started("up", TARGET) as one,
             project.started("up", TARGET) as two,
-            project.started("up", TARGET) as three,
+            project.started("up", TARGET, "--events", "-") as three,
         ):
-            start = time.monotonic()
-            for child in (one, two, three):
-                rest = moments.uniform(0.2, 2 * RUN_S) - (time.monotonic() - start)
-                time.sleep(max(0.0, rest))
+            for child in (one, two):
+                time.sleep(moments.uniform(0.1, RUN_S))
                 child.send_signal(signal.SIGKILL)
+            until_event(three, "output_line", "waiting")
+            three.send_signal(signal.SIGKILL)
     assert project.build("sweep").status == 0
     project.assert_nothing_left()
 

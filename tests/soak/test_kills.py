@@ -6,11 +6,11 @@ SOAK_REAL_KILLS change how many there are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import time
 from collections import Counter
@@ -22,7 +22,7 @@ import pytest
 from build_orchestrator.journal import records
 from build_orchestrator.locks import cache_home
 from tests.conftest import require
-from tests.contract.projects import TARGET, Project
+from tests.contract.projects import SCRIPT, TARGET, Project
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
 
@@ -92,12 +92,13 @@ def kill_one(project: Project, target: str, delay_s: float) -> None:
 
 def kill_some(project: Project, delays_s: list[float]) -> None:
     """Start runs at the same time, and kill each after its while."""
-    if not delays_s:
-        return
-    with project.started("up", TARGET) as child:
-        moment = time.monotonic() + delays_s[0]
-        kill_some(project, delays_s[1:])
-        kill_at(child, moment)
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for delay_s in delays_s:
+            child = stack.enter_context(project.started("up", TARGET))
+            runs.append((time.monotonic() + delay_s, child))
+        for moment, child in sorted(runs, key=lambda run: run[0]):
+            kill_at(child, moment)
 
 
 def journals_are_readable(project: Project) -> None:
@@ -111,12 +112,12 @@ def journals_are_readable(project: Project) -> None:
 def test_many_kills_on_the_fake(project: Project, say: Say) -> None:
     """A hundred kills, some runs side by side, with a sweep after each round."""
     moments = random.Random(SEED)
-    project.write(options={"boot_s": "0.05"})
-    whole_s = statistics.median(duration_s(project, TARGET) for _ in range(3))
+    project.write(options={"boot_s": "0.3"}, script=f"{SCRIPT}sleep 0.4\n")
+    whole_s = min(duration_s(project, TARGET) for _ in range(3))
     done, left = 0, 0
     while done < KILLS:
         count = min(AT_ONCE, KILLS - done)
-        kill_some(project, [moments.uniform(0, 2 * whole_s) for _ in range(count)])
+        kill_some(project, [moments.uniform(0, 1.1 * whole_s) for _ in range(count)])
         done += count
         left += bool(project.alive())
         swept = project.build("sweep")
