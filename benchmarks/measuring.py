@@ -50,8 +50,7 @@ def measured(
         )
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         wall_s = time.monotonic() - started
-    # A child that is not reaped yet still tells what it alone has used.
-    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    own_s = own_cpu_s(child.pid)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if status != 0:
@@ -60,9 +59,15 @@ def measured(
     return Cost(
         started_at=started_at,
         wall_s=wall_s,
-        own_cpu_s=(int(fields[11]) + int(fields[12])) * TICK_S,
+        own_cpu_s=own_s,
         cpu_s=used.ru_utime + used.ru_stime,
     )
+
+
+def own_cpu_s(pid: int) -> float:
+    """User and system time of one process alone, to 10 ms; one that is not reaped still tells."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 def middle(values: Iterable[float]) -> float:
