@@ -45,6 +45,13 @@ class Swept:
 class _Found:
     entry: Entry
     journals: tuple[Path, ...]
+    unaware: tuple[Path, ...] = ()
+    """Those of its journals that do not call it gone."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether any of its journals saw it end: a crash may have kept that from the other."""
+        return self.unaware != self.journals
 
 
 def sweep(
@@ -74,6 +81,9 @@ def sweep(
         if not only or _is_named(each.entry.identity, only)
     ]
     if not dry_run:
+        for each in _journalled(project).values():
+            if each.gone:
+                _note_gone(each)
         _forget_finished_runs()
     return tuple(swept)
 
@@ -83,26 +93,34 @@ def _is_named(identity: Identity, name: str) -> bool:
 
 
 def _known(project: Path | None) -> dict[str, _Found]:
-    """Every machine that a journal does not call gone, by name."""
+    """Every machine that no journal calls gone, by name."""
+    return {name: each for name, each in _journalled(project).items() if not each.gone}
+
+
+def _journalled(project: Path | None) -> dict[str, _Found]:
+    """Every machine of which a journal tells, by name."""
     found: dict[str, _Found] = {}
     journals = sorted(state_home().glob(f"runs/*/{JOURNAL}"))
     if project is not None:
         journals += sorted(project.glob(f"runs/*/{JOURNAL}"))
     for journal in journals:
         for entry in read(journal):
-            name = entry.identity.name
-            others = found[name].journals if name in found else ()
-            best = entry if name not in found or entry.answered else found[name].entry
-            found[name] = _Found(entry=best, journals=(*others, journal))
-    return {name: each for name, each in found.items() if not _is_gone(each)}
+            before = found.get(entry.identity.name, _Found(entry=entry, journals=()))
+            found[entry.identity.name] = _Found(
+                entry=entry if entry.answered else before.entry,
+                journals=(*before.journals, journal),
+                unaware=before.unaware if entry.gone else (*before.unaware, journal),
+            )
+    return found
 
 
-def _is_gone(found: _Found) -> bool:
-    """Whether any of its journals saw it end: a crash may have kept that from the other."""
-    name = found.entry.identity.name
-    return any(
-        entry.gone for path in found.journals for entry in read(path) if entry.identity.name == name
-    )
+def _note_gone(found: _Found) -> None:
+    """Tell each journal that does not know it yet."""
+    for journal in found.unaware:
+        with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile, or its run has ended.
+            append(
+                (journal,), {"kind": "gone", "at": time.time(), "name": found.entry.identity.name}
+            )
 
 
 def _shown(identity: Identity) -> _Found:
@@ -115,7 +133,7 @@ def _shown(identity: Identity) -> _Found:
         journal = Path(identity.folder).parents[1] / JOURNAL
         for entry in read(journal):
             if entry.identity.name == identity.name:
-                return _Found(entry=entry, journals=(journal,))
+                return _Found(entry=entry, journals=(journal,), unaware=(journal,))
     lost = Entry(identity=identity, limit_at=0.0, request={}, answered=True)
     return _Found(entry=lost, journals=())
 
@@ -145,9 +163,7 @@ def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> 
         machine.destroy(deadline=Deadline("destroy", DESTROY_S))
     except OrchestratorError as error:
         return swept("leaked", error.brief)
-    for journal in found.journals:
-        with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile, or its run has ended.
-            append((journal,), {"kind": "gone", "at": time.time(), "name": identity.name})
+    _note_gone(found)
     return swept("destroyed", reason)
 
 

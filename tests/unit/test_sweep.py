@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from build_orchestrator.errors import MachineLeaked
-from build_orchestrator.journal import JOURNAL, Journal, machine_name, read
+from build_orchestrator.journal import JOURNAL, Journal, append, machine_name, read
 from build_orchestrator.machine.contract import Provider, silent
 from build_orchestrator.machine.fake import FakeMachine, FakeProvider
 from build_orchestrator.model import Identity
@@ -137,6 +137,21 @@ def test_either_journal_is_enough(tmp_path: Path, runs: Path) -> None:
     found = sweep(only(Shows()), ["fake"], project=tmp_path / "q")
     assert sorted(each.name for each in found) == [machine_name(u, "a_fake", 1) for u in (ONE, TWO)]
     assert {each.state for each in found} == {"destroyed"}
+
+
+@pytest.mark.parametrize("aware", ["state", "checkout"])
+def test_what_one_journal_saw_the_other_is_told(tmp_path: Path, runs: Path, aware: str) -> None:
+    """A crash between the two lines of an end leaves neither a ghost nor a folder."""
+    journal, identity = started(tmp_path, ONE)
+    journal.close()
+    shutil.rmtree(identity.folder)
+    (checkout,) = tmp_path.glob(f"runs/*/{JOURNAL}")
+    path = runs / ONE / JOURNAL if aware == "state" else checkout
+    append([path], {"kind": "gone", "at": 1.0, "name": identity.name})
+    assert list(alive_machines(tmp_path)) == []
+    assert sweep(only(Shows()), ["fake"], project=tmp_path) == ()
+    assert read(checkout)[0].gone
+    assert list(runs.iterdir()) == []
 
 
 def test_a_machine_that_is_stuck_stays_known(tmp_path: Path, runs: Path) -> None:
