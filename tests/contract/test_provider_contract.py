@@ -336,6 +336,7 @@ def test_the_name_alone_finds_and_destroys_a_machine(supply: Supply) -> None:
     stranger.adopt(shown).destroy(deadline=soon())
     assert not machine.alive()
     nothing_left(request)
+    machine.destroy(deadline=soon())
 
 
 def test_who_only_looks_like_a_machine_is_never_touched(supply: Supply, tmp_path: Path) -> None:

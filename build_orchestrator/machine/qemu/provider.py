@@ -67,17 +67,26 @@ class QemuMachine:
         cancel: Cancel = NEVER,
         on_line: OnLine | None = None,
     ) -> int:
-        return self._ssh.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
+        ssh = self._connected(deadline, cancel)
+        return ssh.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
 
     def push(
         self, source: Path, target: PurePosixPath, *, deadline: Deadline, cancel: Cancel = NEVER
     ) -> str:
-        return self._ssh.push(source, target, deadline=deadline, cancel=cancel)
+        ssh = self._connected(deadline, cancel)
+        return ssh.push(source, target, deadline=deadline, cancel=cancel)
 
     def pull(
         self, source: PurePosixPath, target: Path, *, deadline: Deadline, cancel: Cancel = NEVER
     ) -> str:
-        return self._ssh.pull(source, target, deadline=deadline, cancel=cancel)
+        ssh = self._connected(deadline, cancel)
+        return ssh.pull(source, target, deadline=deadline, cancel=cancel)
+
+    def _connected(self, deadline: Deadline, cancel: Cancel) -> Ssh:
+        """The connection; an adopted machine gets one when it is first needed."""
+        if self._running is None and not self._ssh.check():
+            self._ssh.wait(deadline, cancel, self.alive)
+        return self._ssh
 
     def alive(self) -> bool:
         if self._running is not None:
