@@ -123,6 +123,7 @@ class Ssh(Shell):
         cancel: Cancel,
         alive: Callable[[], bool],
         *,
+        listening: bool = False,
         probe_s: float = 2.0,
         pause_s: float = 0.2,
     ) -> None:
@@ -130,6 +131,8 @@ class Ssh(Shell):
 
         Args:
             alive: whether the machine itself is there; asked every ``pause_s``.
+            listening: ssh is known to listen, so the first login needs no knock on the port, for
+                which the machine would start one more sshd.
             probe_s: how long one knock on the port may take, at first.
 
         Raises:
@@ -147,11 +150,18 @@ class Ssh(Shell):
                 raise self._not_answered(deadline, words)
 
         while True:
-            knock(
-                self.host, self.port, cancel=cancel, check=check, probe_s=probe_s, pause_s=pause_s
-            )
+            if not listening:
+                knock(
+                    self.host,
+                    self.port,
+                    cancel=cancel,
+                    check=check,
+                    probe_s=probe_s,
+                    pause_s=pause_s,
+                )
             if self._open(cancel, check, pause_s):
                 return
+            listening = False
             words = self._last_words()
             if "Host key verification failed" in words:
                 raise EnvironmentFailure(

@@ -246,7 +246,8 @@ class _Boot:
         running = machine._running
         assert running is not None
         running.qmp.wait_for_status("running", deadline=self.deadline, cancel=self.cancel)
-        self._connect(machine, saved.host_public)
+        # What was saved listened already.
+        self._connect(machine, saved.host_public, listening=True)
         self._change_identity(machine, keys)
         return machine
 
@@ -286,10 +287,10 @@ class _Boot:
         self._identified(identity)
         return self._machine
 
-    def _connect(self, machine: QemuMachine, host_public: str) -> None:
+    def _connect(self, machine: QemuMachine, host_public: str, *, listening: bool = False) -> None:
         machine._ssh.pin(host_public)
         machine._ssh.write_configuration()
-        machine._ssh.wait(self.deadline, self.cancel, machine.alive)
+        machine._ssh.wait(self.deadline, self.cancel, machine.alive, listening=listening)
 
 
 def _launch_of(request: MachineRequest, accelerator: str) -> Launch:
