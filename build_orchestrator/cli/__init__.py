@@ -108,6 +108,11 @@ def run(arguments: list[str]) -> int:
         # Whoever read us has enough, as in `build list | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        # A bug of ours does not look like this; a full disk or a folder that is gone does.
+        click.echo(f"build: this host failed us: {error}", err=True)
+        click.echo("  `build doctor` looks at folders and free space.", err=True)
+        return ExitCode.ENVIRONMENT
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last net: no trace for a user

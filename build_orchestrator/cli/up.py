@@ -243,13 +243,21 @@ class _Up:
     def _write(self, report: Report, tail: Tail) -> None:
         from build_orchestrator.report import encode, html, junit
 
+        """Write the report; what cannot be written is told, and does not hide how the run ended."""
         tails = {result.target: tail.lines(result.target) for result in report.results}
         xml = junit(report, tails=tails)
-        (self._folder / "report.json").write_text(encode(report))
-        (self._folder / "junit.xml").write_text(xml)
-        (self._folder / "report.html").write_text(html(report, tails=tails))
+        files = {
+            self._folder / "report.json": encode(report),
+            self._folder / "junit.xml": xml,
+            self._folder / "report.html": html(report, tails=tails),
+        }
         if self._options["junit"]:
-            self._options["junit"].write_text(xml)
+            files[self._options["junit"]] = xml
+        for path, text in files.items():
+            try:
+                path.write_text(text)
+            except OSError as error:
+                click.echo(f"{path} could not be written: {error.strerror}", err=True)
 
     def _close(self, report: Report, tail: Tail) -> None:
         """The closing table goes to standard output, unless the events do."""

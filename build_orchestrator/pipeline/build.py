@@ -122,6 +122,12 @@ def _publish(
 
 def _explain(run: Run, record: Record, error: Exception) -> tuple[Outcome, Failure]:
     """What an error means for the row."""
+    if isinstance(error, OSError):
+        record.rule = "host"
+        error = EnvironmentFailure(
+            f"this host failed us: {error}",
+            resolution="Is a disk full, or a folder gone? `build doctor` looks at both.",
+        )
     if not isinstance(error, OrchestratorError):
         run.bugs.append(error)
         for line in "".join(traceback.format_exception(error)).splitlines():

@@ -103,6 +103,18 @@ def test_a_full_state_folder(project: Project, small: Path) -> None:
     assert project.runs == []
 
 
+@real
+def test_a_disk_that_fills_during_a_run(project: Project, small: Path) -> None:
+    """An artifact that does not fit is this host's fault: exit 3, and the machine is gone."""
+    project.write(script=f'head -c 8000000 /dev/urandom >"$BUILD_OUTPUT/{OUTPUT}"', attempts=1)
+    (project.folder / "runs").symlink_to(small)
+    done = project.up()
+    assert done.status == 3, done.words
+    assert "No space left on device" in done.words
+    assert "Traceback" not in done.words
+    assert not project.alive()
+
+
 # --- publishing ---------------------------------------------------------------------------------
 
 
