@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from build_orchestrator.pipeline.run import Settings
     from build_orchestrator.sinks import Tail
 
-NEEDED_AT_THE_END = ("build_orchestrator.report", "jinja2", "rich.console", "rich.table")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -165,7 +162,6 @@ class _Up:
                 provider=provider_maker(lambda text: observer(events.Note(text=text))),
                 secrets=self._secrets,
             )
-            threading.Thread(target=_import_ahead, name="import-ahead").start()
             return run_plan(run), run.bugs
         finally:
             journal.close()
@@ -272,12 +268,6 @@ class _Up:
             tails={result.target: tail.lines(result.target) for result in report.results},
         )
         click.echo(text, err=to_stderr)
-
-
-def _import_ahead() -> None:
-    """Load what only the end of a run needs, while its machines boot."""
-    for name in NEEDED_AT_THE_END:
-        importlib.import_module(name)
 
 
 @contextlib.contextmanager
