@@ -20,10 +20,10 @@ PACKAGE = ROOT / "build_orchestrator"
 
 # Lowest first: a room imports only rooms above it in this list.
 ROOMS = [
-    "errors", "model", "configuration", "plan", "render", "sources", "inputs", "events", "deadline", "masking",
-    "command", "locks", "cache", "journal", "transport", "machine", "image", "provision",
-    "evidence", "collect", "attest", "publish", "pipeline", "sweep", "doctor", "history", "sinks",
-    "scaffold", "report", "agent", "cli", "__main__",
+    "errors", "model", "configuration", "plan", "render", "sources", "inputs", "events",
+    "deadline", "masking", "command", "locks", "cache", "journal", "transport", "machine",
+    "image", "provision", "evidence", "collect", "attest", "publish", "pipeline", "sweep",
+    "doctor", "history", "sinks", "scaffold", "report", "agent", "cli", "__main__",
 ]  # fmt: skip
 
 PURE = {"errors", "model", "plan", "render", "report", "masking"}
