@@ -48,7 +48,7 @@ lint: lint-commands $(INSTALLED_DEV) ## Check style: ruff, and shellcheck for ev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check --target-version py38 --ignore UP,ANN401,T20,PT provision/build-agent
-	git grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env (ba)?sh' | xargs shellcheck -x
+	git grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env (ba)?sh' -- ':!*.py' ':!*.md' | xargs shellcheck -x
 
 format: $(INSTALLED_DEV) ## Put the code into the one format
 	$(BIN)/ruff check --fix
