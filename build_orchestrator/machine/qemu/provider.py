@@ -253,13 +253,12 @@ class _Boot:
 
     def _change_identity(self, machine: QemuMachine, keys: Keys) -> None:
         script = identity_script(keys, host_name=host_name_of(self.request.identity.name))
-        said: list[str] = []
-        status = machine.run(
-            script.encode(), deadline=self.deadline, cancel=self.cancel, on_line=said.append
+        status, said = machine._ssh.run_first(
+            script.encode(), deadline=self.deadline, cancel=self.cancel
         )
         if status != 0:
             raise EnvironmentFailure(
-                "the restored machine did not take up its identity", details="\n".join(said[-5:])
+                "the restored machine did not take up its identity", details=said[-500:]
             )
         machine._ssh.pin(keys.host_public)
         keys.user_private.replace(self._folder / USER_KEY)
