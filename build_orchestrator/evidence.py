@@ -42,7 +42,11 @@ def judge(machine: Machine, status: int, *, state_folder: Path, cancel: Cancel) 
         return Verdict(True, "status-75", "the script said that its environment failed (75)")
     if not machine.alive():
         return Verdict(True, "machine-dead", "the machine is not alive any more")
-    if shutil.disk_usage(state_folder).free < FULL_KIB << 10:
+    try:
+        full = shutil.disk_usage(state_folder).free < FULL_KIB << 10
+    except OSError as error:
+        return Verdict(True, "host", f"this host failed us: {error}")
+    if full:
         return Verdict(True, "host-disk-full", f"this host's disk is full ({state_folder})")
     answers: list[str] = []
     try:

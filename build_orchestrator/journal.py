@@ -14,6 +14,7 @@ Layout of the state folder::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -139,40 +140,58 @@ def read(path: Path) -> list[Entry]:
     """
     entries: dict[str, Entry] = {}
     for record in records(path):
-        kind, name = record.get("kind"), record.get("name", "")
-        if kind == "intent":
-            entries[name] = Entry(
-                identity=_identity(record),
-                limit_at=record["limit_at"],
-                request=record["request"],
-                answered=False,
-            )
-        elif name in entries:
-            known = entries[name]
-            if kind == "identity":
-                changes: dict[str, Any] = {"identity": _identity(record), "answered": True}
-            elif kind == "kept":
-                changes = {"kept_until": record["until"]}
-            elif kind == "gone":
-                changes = {"gone": True}
-            else:  # A later version's; it may not make us forget a machine.
-                continue
-            entries[name] = dataclasses.replace(known, **changes)
+        # What is damaged, or a later version's, may not make us forget the other machines.
+        with contextlib.suppress(KeyError, TypeError, AttributeError, msgspec.ValidationError):
+            _take(record, entries)
     return list(entries.values())
 
 
+def _take(record: Mapping[str, Any], entries: dict[str, Entry]) -> None:
+    """Add what one record says."""
+    kind, name = record["kind"], record.get("name", "")
+    if kind == "intent":
+        entries[name] = Entry(
+            identity=_identity(record),
+            limit_at=float(record["limit_at"]),
+            request=record["request"],
+            answered=False,
+        )
+    elif name in entries:
+        known = entries[name]
+        if kind == "identity":
+            known = dataclasses.replace(known, identity=_identity(record), answered=True)
+        elif kind == "kept":
+            known = dataclasses.replace(known, kept_until=float(record["until"]))
+        elif kind == "gone":
+            known = dataclasses.replace(known, gone=True)
+        entries[name] = known
+
+
+def run_id(path: Path) -> str:
+    """The id of the run that a journal tells of: the name of its run folder."""
+    for record in records(path):
+        if record.get("kind") == "run":
+            return Path(str(record.get("folder", ""))).name
+    return ""
+
+
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of one journal, without a torn last line. A missing file has none."""
+    """The records of one journal, without a torn last line.
+
+    A missing file has none, and so has one of another user: he sweeps his own machines.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return []
     found = []
     for line in lines[:-1]:
         try:
-            found.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:  # Torn in the middle: a crash, then another writer's line.
             continue
+        if isinstance(record, dict):
+            found.append(record)
     return found
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.errors import OrchestratorError
-from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_state
+from build_orchestrator.errors import OrchestratorError, UsageError
+from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_id, run_state
 from build_orchestrator.locks import is_held, state_home, try_lock
 from build_orchestrator.machine.contract import Provider
 from build_orchestrator.model import Identity
@@ -68,8 +68,12 @@ def sweep(
         provider: the provider with a given name.
         names: of the providers to ask what they show.
         project: its run folders are read too; None reads the state folder alone.
-        only: a machine's name, its target's, or a run's uuid: only that, and even if it is kept.
+        only: a machine's name, its target's, a run's uuid or id: only that, and even
+            if it is kept.
         dry_run: list, destroy nothing.
+
+    Raises:
+        UsageError: ``only`` names nothing that there is.
     """
     found = _known(project)
     for name in names:
@@ -78,8 +82,13 @@ def sweep(
     swept = [
         _one(provider, each, forced=bool(only), dry_run=dry_run)
         for each in found.values()
-        if not only or _is_named(each.entry.identity, only)
+        if not only or _is_named(each, only)
     ]
+    if only and not swept:
+        raise UsageError(
+            f"no machine is called {only!r}, nor its target or its run",
+            details="Machines: " + (", ".join(found) or "none"),
+        )
     if not dry_run:
         for each in _journalled(project).values():
             if each.gone:
@@ -88,8 +97,11 @@ def sweep(
     return tuple(swept)
 
 
-def _is_named(identity: Identity, name: str) -> bool:
-    return name in (identity.name, identity.target, identity.run_uuid)
+def _is_named(found: _Found, name: str) -> bool:
+    identity = found.entry.identity
+    if name in (identity.name, identity.target, identity.run_uuid):
+        return True
+    return any(run_id(journal) == name for journal in found.journals)
 
 
 def _known(project: Path | None) -> dict[str, _Found]:

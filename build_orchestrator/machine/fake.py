@@ -12,7 +12,6 @@ Options of a target (all optional):
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -92,7 +91,7 @@ class FakeMachine:
         processes.kill(_carries(self.identity.name), deadline=deadline)
         if self._child is not None:
             self._child.wait()
-        processes.remove_folder(Path(self.identity.folder))
+        processes.remove_folder(Path(self.identity.folder), self.identity.name)
 
     def release(self) -> None:
         pass
@@ -164,7 +163,7 @@ class FakeProvider:
                     run_uuid=match["run_uuid"],
                     target=match["target"],
                     attempt=int(match["n"]),
-                    folder=_folder(entry, match["name"]),
+                    folder=processes.folder_of(int(entry.name), match["name"]),
                 )
         return list(found.values())
 
@@ -181,13 +180,3 @@ def misbehave(options: Mapping[str, str], stage: str, deadline: Deadline, cancel
 def _carries(name: str) -> Callable[[int], bool]:
     line = f"{MARK}={name}"
     return lambda pid: line in processes.environment(pid)
-
-
-def _folder(process: Path, name: str) -> str:
-    """The machine's folder, where the working folder of one of its processes tells."""
-    with contextlib.suppress(OSError):
-        here = (process / "cwd").readlink()
-        for folder in (here, *here.parents):
-            if folder.name == name:
-                return str(folder)
-    return ""

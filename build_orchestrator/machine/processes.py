@@ -42,6 +42,20 @@ def _strings(pid: int, file: str) -> tuple[str, ...]:
     return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
 
 
+def folder_of(pid: int, name: str) -> str:
+    """The folder of the machine with this name, if the process works in it; else nothing.
+
+    A machine's processes work in a folder that is called like the machine (or below it). One that
+    carries the name and works elsewhere was started by somebody else: it is not ours to touch.
+    """
+    with contextlib.suppress(OSError):
+        here = Path(str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)"))
+        for folder in (here, *here.parents):
+            if folder.name == name:
+                return str(folder)
+    return ""
+
+
 def find(ours: Ours) -> Iterator[int]:
     """The pid of every living process that is ours."""
     for entry in PROC.iterdir():
@@ -82,12 +96,14 @@ def _kill_one(pid: int, ours: Ours, deadline: Deadline) -> None:
         os.close(descriptor)
 
 
-def remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path, name: str) -> None:
     """Remove a machine's folder: overlay, keys, sockets. A folder that is gone is fine.
 
     Raises:
-        MachineLeaked: something of it could not be removed.
+        MachineLeaked: something of it could not be removed, or it is not called like the machine.
     """
+    if folder.name != name:
+        raise MachineLeaked(f"{folder} is not the folder of {name}, and stays")
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:

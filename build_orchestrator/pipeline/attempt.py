@@ -37,6 +37,9 @@ from build_orchestrator.provision import (
 )
 from build_orchestrator.render import environment_file
 
+URGENT_S = 5.0
+"""How long teardown may take after a second signal."""
+
 PARTIAL_S = 60.0
 """How long we try to save what a failed script left."""
 
@@ -137,10 +140,11 @@ class Attempt:
             self._record.settle(MachineFate.KEPT, name)
             return
         where_it_failed = self._record.stage
+        limit_s = self._limits.destroy_s
+        if run.cancel.urgent:  # A second signal: no graces any more.
+            limit_s = min(limit_s, URGENT_S)
         try:
-            with self._record.during(
-                Stage.DESTROY, self._limits.destroy_s, "the machine to be gone"
-            ) as deadline:
+            with self._record.during(Stage.DESTROY, limit_s, "the machine to be gone") as deadline:
                 machine.destroy(deadline=deadline)
                 run.journal.bury(name)
             self._record.settle(MachineFate.DESTROYED, name)
@@ -167,7 +171,10 @@ class Attempt:
             self._record.during(
                 Stage.TRANSFER, self._limits.transfer_s, "the inputs to arrive"
             ) as deadline,
-            tempfile.TemporaryDirectory(prefix="inputs-") as scratch,
+            # In the machine's own folder, which sweep removes if we are killed here.
+            tempfile.TemporaryDirectory(
+                prefix="inputs-", dir=self._run.journal.folder_for(machine.identity.name)
+            ) as scratch,
         ):
             (self._folder / "environment.sh").write_text(environment_file(self._build))
             gather_inputs(self._build, Path(self._run.plan.project), Path(scratch))

@@ -364,7 +364,7 @@ def test_who_only_looks_like_a_machine_is_never_touched(supply: Supply, tmp_path
             run_uuid="0" * 32,
             target="a_b_fake",
             attempt=1,
-            folder=str(tmp_path / "gone"),
+            folder=str(tmp_path / f"bo-{'0' * 32}-a_b_fake-1"),
             details={"pid": str(strangers[-1].pid)},
         )
         supply.provider.adopt(liar).destroy(deadline=soon())

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from build_orchestrator.journal import append
+from build_orchestrator.machine.qemu.launch import name_in
 from tests.contract.projects import TARGET, WAITS, Project, project, until_event
 
 __all__ = ["project"]
@@ -249,4 +251,36 @@ def test_a_process_with_a_recycled_pid_is_spared(project: Project) -> None:
     append(paths, {**identity, "details": {"pid": str(stranger)}})
     assert [(row["name"], row["state"]) for row in swept(project)] == [(name, "destroyed")]
     assert os.getpid() == stranger, "we are still here"
+    project.assert_nothing_left()
+
+
+def test_a_stranger_with_our_name_in_his_own_folder_is_not_touched(
+    project: Project, tmp_path: Path
+) -> None:
+    """Somebody runs the line of a machine.sh by hand: it is his, and so is his folder."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("mine\n")
+    name = f"bo-{'0123456789abcdef' * 2}-debian_bookworm_qemu-1"
+    program = victim / "qemu-system-x86_64"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    argv = ["timeout", "60", str(program), "-name", name]
+    for folder in (victim, Path("/")):
+        with subprocess.Popen(argv, cwd=folder) as stranger:
+            assert name_in(tuple(argv)) == name
+            done = project.build("sweep")
+            assert done.status == 0, done.words
+            assert stranger.poll() is None
+            stranger.terminate()
+    assert (victim / "thesis.txt").read_text() == "mine\n"
+
+
+def test_a_run_is_swept_by_the_id_that_people_see(project: Project) -> None:
+    """The id, or its beginning; a name that means nothing is an error."""
+    assert project.up("--keep", "always").status == 0
+    unknown = project.build("sweep", "nosuch")
+    assert unknown.status == 2, unknown.words
+    done = project.build("sweep", project.run.name)
+    assert done.stdout.startswith("destroyed"), done.words
     project.assert_nothing_left()

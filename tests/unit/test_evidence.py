@@ -14,17 +14,19 @@ from build_orchestrator.machine.contract import MachineRequest
 from build_orchestrator.machine.fake import FakeMachine, FakeProvider
 from build_orchestrator.model import Distro, Identity, Image, Size
 
+NAME = f"bo-{'e' * 32}-evidence_fake-1"
+
 
 def request(folder: Path, **options: str) -> MachineRequest:
-    (folder / "machine").mkdir()
+    (folder / NAME).mkdir()
     return MachineRequest(
         identity=Identity(
             provider="fake",
-            name=f"bo-{'e' * 32}-evidence_fake-1",
+            name=NAME,
             run_uuid="e" * 32,
             target="evidence_fake",
             attempt=1,
-            folder=str(folder / "machine"),
+            folder=str(folder / NAME),
         ),
         distro=Distro(name="evidence", distribution="Debian", release="x"),
         image=Image(source="none", sha256="", disk=""),

@@ -81,15 +81,21 @@ def last_words(folder: Path) -> str:
         return "(its log is gone)"
 
 
+def name_of(pid: int) -> str:
+    """The name of the machine that a process runs, in that machine's folder; else nothing."""
+    name = name_in(processes.arguments(pid))
+    return name if name and processes.folder_of(pid, name) else ""
+
+
 def kill(name: str, *, deadline: Deadline) -> None:
     """Kill the machine with this name, from any process, however often.
 
     Raises:
         MachineLeaked: it would not die.
     """
-    processes.kill(lambda pid: name_in(processes.arguments(pid)) == name, deadline=deadline)
+    processes.kill(lambda pid: name_of(pid) == name, deadline=deadline)
 
 
 def exists(name: str) -> bool:
     """Whether a machine with this name lives on this host, whoever started it."""
-    return any(processes.find(lambda pid: name_in(processes.arguments(pid)) == name))
+    return any(processes.find(lambda pid: name_of(pid) == name))

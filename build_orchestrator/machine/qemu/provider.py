@@ -5,7 +5,6 @@ A machine's folder (in the state folder) holds its disk, its seed and its keys; 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import shlex
@@ -29,7 +28,7 @@ from build_orchestrator.machine.qemu.identity import (
     make_keys,
     write_seed,
 )
-from build_orchestrator.machine.qemu.launch import Launch, name_in
+from build_orchestrator.machine.qemu.launch import Launch
 from build_orchestrator.machine.qemu.launch import command as command_line
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.ssh import Ssh
@@ -102,7 +101,7 @@ class QemuMachine:
             self._running.child.wait()  # Its processes are dead; this only reaps them.
             self._running.qmp.close()
         self._ssh.close()
-        processes.remove_folder(Path(self.identity.folder))
+        processes.remove_folder(Path(self.identity.folder), self.identity.name)
 
 
 class QemuProvider:
@@ -136,7 +135,7 @@ class QemuProvider:
         except BaseException:
             if boot is not None:
                 boot.abandon()
-            processes.remove_folder(Path(request.identity.folder))
+            processes.remove_folder(Path(request.identity.folder), request.identity.name)
             raise
 
     def adopt(self, identity: Identity) -> QemuMachine:
@@ -152,17 +151,16 @@ class QemuProvider:
 
     def leftovers(self) -> list[Identity]:
         found: dict[str, Identity] = {}
-        for pid in processes.find(lambda pid: bool(name_in(processes.arguments(pid)))):
-            if (match := NAME.fullmatch(name_in(processes.arguments(pid)))) is None:
-                continue
-            with contextlib.suppress(OSError):
-                found[match[0]] = Identity(
+        for pid in processes.find(lambda pid: bool(process.name_of(pid))):
+            name = process.name_of(pid)
+            if match := NAME.fullmatch(name):
+                found[name] = Identity(
                     provider=self.name,
-                    name=match[0],
+                    name=name,
                     run_uuid=match["run_uuid"],
                     target=match["target"],
                     attempt=int(match["attempt"]),
-                    folder=str((processes.PROC / str(pid) / "cwd").readlink()),
+                    folder=processes.folder_of(pid, name),
                     details={"pid": str(pid)},
                 )
         return list(found.values())
