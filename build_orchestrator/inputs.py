@@ -55,7 +55,7 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
         *((f"source {name}", digest_of(project, str(path))) for name, path in sources.items()),
         *((f"output {output.name}", f"members {output.members}") for output in build.outputs),
         *((f"variable {name}", build.environment[name]) for name in _lasting(build.environment)),
-        *((f"secret {name}", "named") for name in recipe.secrets),
+        *((f"secret {entry.partition('=')[0]}", "named") for entry in recipe.secrets),
     ]
     if not recipe.requirements_lock:
         pairs.append((RUN, nonce))

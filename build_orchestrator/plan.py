@@ -12,8 +12,10 @@ from build_orchestrator.configuration import Configuration
 from build_orchestrator.configuration.findings import did_you_mean
 from build_orchestrator.configuration.words import (
     FOLDERS,
-    RESERVED_PREFIX,
+    RESERVED_PREFIXES,
     destination_problem,
+    final_name_problem,
+    is_text,
     same_destination,
 )
 from build_orchestrator.errors import UsageError
@@ -74,7 +76,7 @@ def make_plan(
     run = {"BUILD_RUN_ID": run_id, "SOURCE_DATE_EPOCH": str(source_date_epoch)}
     said = {name: value for name, value in settings.items() if name not in NAMING}
     variables = run | {**chosen.environment, **said} | _naming_variables(naming)
-    trust = dict(host_trust or {}) if chosen.pass_host_trust else {}
+    trust = _trusted(host_trust or {}) if chosen.pass_host_trust else {}
     builds = tuple(
         _build(_hurried(target, provision_s), chosen, naming, variables, trust)
         for target in select(configuration, selectors)
@@ -173,23 +175,26 @@ def _build(
     variables: Mapping[str, str],
     host_trust: Mapping[str, str],
 ) -> Build:
-    environment = {
-        "BUILD_TARGET": target.name,
-        "BUILD_DISTRO": target.distro.name,
-        **variables,
-    }
+    environment = {"BUILD_TARGET": target.name, "BUILD_DISTRO": target.distro.name, **variables}
     return Build(
         target=target,
         recipe=recipe,
         naming=naming,
         outputs=tuple(
-            Output(name=output_name(output.name, target, naming), members=output.members)
+            Output(name=_final_name(output.name, target, naming), members=output.members)
             for output in recipe.outputs
         ),
         environment=environment,
         host_trust=host_trust,
         folder=folder_of(naming, ""),
     )
+
+
+def _final_name(template: str, target: Target, naming: Naming) -> str:
+    name = output_name(template, target, naming)
+    if problem := final_name_problem(name):
+        raise UsageError(f"{target.name}: {template} makes the output's name {name!r}: {problem}")
+    return name
 
 
 def output_name(template: str, target: Target, naming: Naming) -> str:
@@ -260,14 +265,20 @@ def _checked(settings: Mapping[str, str]) -> Mapping[str, str]:
             raise UsageError(
                 f"--set {name}: a name is made of A-Z, 0-9 and _, and does not begin with a digit"
             )
-        if name.startswith(RESERVED_PREFIX):
+        if name.startswith(RESERVED_PREFIXES):
             raise UsageError(f"--set {name}: is given to the script by the tool itself")
-        if "\0" in value or any("\ud800" <= each <= "\udfff" for each in value):
+        if not is_text(value):
             raise UsageError(f"--set {name}: its value is not text")
     epoch = settings.get("SOURCE_DATE_EPOCH", "0")
     if not re.fullmatch("[0-9]{1,12}", epoch):
         raise UsageError(f"--set SOURCE_DATE_EPOCH={epoch}: wants seconds since 1970, a number")
     return settings
+
+
+def _trusted(host_trust: Mapping[str, str]) -> Mapping[str, str]:
+    for name in (name for name, value in host_trust.items() if not is_text(value)):
+        raise UsageError(f"{name} of this host is not text, so no script can be given it")
+    return dict(host_trust)
 
 
 def _named(naming: Naming, settings: Mapping[str, str]) -> Naming:

@@ -119,9 +119,13 @@ def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: 
     _check_destinations(recipe.destinations or (), findings, (*place, "destinations"))
     for name in recipe.environment:
         _note(findings, (*place, "environment", name), variable_problem(name))
-    for position, name in enumerate(recipe.secrets):
+    names = [entry.partition("=")[0] for entry in recipe.secrets]
+    for position, name in enumerate(names):
         here: Place = (*place, "secrets", position)
         _note(findings, here, variable_problem(name))
+        # The same entry twice is told where the list is read.
+        if name in names[:position] and len(set(recipe.secrets)) == len(names):
+            findings.add(here, f"{name} is listed twice")
         if name and name in recipe.environment:
             findings.add(here, f"{name} stands in environment too")
 
@@ -159,6 +163,9 @@ def _check_path(
         return
     if Path(path).is_absolute() or ".." in Path(path).parts:
         findings.add(place, f"{path!r} must be a path inside the project")
+        return
+    if not Path(path).parts:
+        findings.add(place, f"{path} is the whole project, runs included; list what is needed")
         return
     there = project / path
     if kind == "file" and there.is_dir():

@@ -116,7 +116,7 @@ def _configuration(rows: TargetsFile, project: Path, default_provider: str) -> C
         project=project,
         distros=distros,
         targets=targets,
-        recipes={name: _recipe(name, row, defaults) for name, row in rows.recipes.items()},
+        recipes={name: _recipe(name, row, defaults, project) for name, row in rows.recipes.items()},
         default_recipe=defaults.recipe,
         default_provider=default_provider,
     )
@@ -158,7 +158,7 @@ def _image(row: ImageRow) -> ImageSource:
     return ImageSource(**given)
 
 
-def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow) -> Recipe:
+def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> Recipe:
     own = row.destinations
     return Recipe(
         name=name,
@@ -167,10 +167,16 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow) -> Recipe:
         outputs=tuple(Output(name=each.name, members=each.members) for each in row.outputs),
         destinations=defaults.destinations if own is None else own,
         environment=row.environment,
-        secrets=row.secrets,
+        secrets=tuple(_secret(entry, project) for entry in row.secrets),
         requirements_lock=row.requirements_lock,
         pass_host_trust=row.pass_host_trust,
     )
+
+
+def _secret(entry: str, project: Path) -> str:
+    """``NAME``, or ``NAME=path`` with the path made absolute (``~`` is for who reads it)."""
+    name, equals, path = entry.partition("=")
+    return f"{name}={path if path.startswith('~') else project / path}" if equals else entry
 
 
 def _layered(base: Layered, *layers: Any) -> Layered:

@@ -25,7 +25,14 @@ _EMPTY: dict[str, Any] = {
     "list": (),
     "map": {},
 }
+DEEPEST = 100
+"""Levels of lists and mappings; a file that means something has about eight."""
+
+LONGEST = 15
+"""Digits of a whole number: what a float still holds exactly."""
+
 _TRUE = frozenset({"true", "yes", "on"})
+_FALSE = frozenset({"false", "no", "off"})
 _WHOLE = re.compile("[-+]?(0|[1-9][0-9]*)")
 
 Entry = tuple[yaml.ScalarNode, yaml.Node]
@@ -48,15 +55,19 @@ def _decode(content: bytes, findings: Findings) -> str | None:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line = before.count(b"\n") + 1
-        column = error.start - (before.rfind(b"\n") + 1) + 1
-        findings.add((), f"byte {content[error.start]:#04x} is not UTF-8", (line, column))
+        before = error.object[: error.start].decode()  # Without the byte order mark.
+        line = before.count("\n") + 1
+        column = len(before) - (before.rfind("\n") + 1) + 1
+        byte = error.object[error.start]
+        findings.add((), f"byte {byte:#04x} is not UTF-8", (line, column))
         return None
 
 
 def _compose(text: str, findings: Findings) -> yaml.Node | None:
     try:
+        if _too_deep(text):
+            findings.add((), "not readable: nested too deeply")
+            return None
         root: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -72,6 +83,21 @@ def _compose(text: str, findings: Findings) -> yaml.Node | None:
     if root is None:
         findings.add((), "is empty; see docs/reference/targets-yaml.md")
     return root
+
+
+def _too_deep(text: str) -> bool:
+    """Composing calls itself for each level, and the C library dies of too many of them."""
+    if sum(text.count(mark) for mark in "[{-?:") <= DEEPEST:
+        return False
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 class _Reader:
@@ -225,11 +251,13 @@ def _scalar(node: yaml.Node, kind: str, empty: Any) -> tuple[str, Any]:
             return f'YAML reads this as {_describe(node)}; quote it: "{text}"', empty
         return f"wants text, not {_describe(node)}", empty
     if kind == "switch":
-        if tag == "bool":
+        if tag == "bool" and str(text).casefold() in _TRUE | _FALSE:
             return "", text.casefold() in _TRUE
         return f"wants true or false, not {_describe(node)}", empty
     if kind == "integer":
         if tag == "int" and _WHOLE.fullmatch(text):
+            if len(text) > LONGEST:
+                return f"a number of {len(text)} digits is too large", empty
             return "", int(text)
         return f"wants a whole number, not {_describe(node)}", empty
     number = _number(text) if tag in ("int", "float") else None
@@ -272,7 +300,7 @@ def _describe(node: yaml.Node) -> str:
     tag = node.tag.removeprefix(_TAG)
     if tag == "null":
         return "nothing"
-    if tag == "bool":
+    if tag == "bool" and node.value.casefold() in _TRUE | _FALSE:
         return "true" if node.value.casefold() in _TRUE else "false"
     if tag in ("int", "float"):
         number = _number(node.value)

@@ -239,10 +239,11 @@ class RecipeRow:
         names_wanted="a variable's name",
     )
     secrets: tuple[str, ...] = entry(
-        "Names of host variables that reach the script, and nothing else.",
+        "Host variables that reach the script, by name; `NAME=path` is the content of a file, "
+        "relative to the project.",
         default=(),
-        pattern=VARIABLE,
-        wanted="a variable's name",
+        pattern=f"{VARIABLE}(=.+)?",
+        wanted="a variable's name, or NAME=path",
     )
     requirements_lock: str = entry(
         "A committed lock of all that the script installs.",

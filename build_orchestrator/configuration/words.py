@@ -19,9 +19,9 @@ SIDECARS = (".sha256", ".md5", ".sbom.json", ".provenance.json")
 SCHEMES = ("s3",)
 """Destinations that are not folders."""
 
-RESERVED_PREFIX = "BUILD_"
+RESERVED_PREFIXES = ("BUILD_", "MACHINE_")
 RESERVED = ("BUILD", "VERSION", "PRERELEASE", "SOURCE_DATE_EPOCH")
-"""Variables that the tool itself gives to the script (all BUILD_... too)."""
+"""Variables that the tool itself gives to the script (all of those prefixes too)."""
 
 RUN_FILES = frozenset({"log.txt", "console.txt", "environment.sh", "machine.sh", "partial"})
 """What lies beside the artifacts in ``runs/<run id>/<target>/``."""
@@ -63,6 +63,22 @@ def output_name_problem(name: str) -> str:
     return ""
 
 
+def final_name_problem(name: str) -> str:
+    """What is wrong with an output's name once its placeholders are filled in."""
+    if not name:
+        return "is empty"
+    if name.startswith((".", "-")):
+        return f"begins with {name[0]}"
+    if name in RUN_FILES:
+        return "is a file that the tool itself keeps in the run folder"
+    return ""
+
+
+def is_text(value: str) -> bool:
+    """Whether a value can be a variable's: no NUL, and no byte that was not UTF-8."""
+    return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
 def members_problem(name: str, members: str) -> str:
     """What is wrong with the folder that an output's members must lie under."""
     if not name.endswith(".tar.gz"):
@@ -99,7 +115,7 @@ def same_destination(destination: str) -> str:
 
 def variable_problem(name: str) -> str:
     """What is wrong with giving the script a variable of this name."""
-    if name in RESERVED or name.startswith(RESERVED_PREFIX):
+    if name in RESERVED or name.startswith(RESERVED_PREFIXES):
         return "is given to the script by the tool itself"
     return ""
 

@@ -291,7 +291,20 @@ MISTAKES = [
      "12:28: recipes.agent.environment.VERSION",
      "is given to the script by the tool itself"),
     ("    inputs:", "    secrets: [a-b]\n    inputs:", "12:15: recipes.agent.secrets[0]",
-     "'a-b' is not a variable's name"),
+     "'a-b' is not a variable's name, or NAME=path"),
+    ("    inputs:", "    secrets: [A_B, A_B=file]\n    inputs:", "12:20: recipes.agent.secrets[1]",
+     "A_B is listed twice"),
+    ("    inputs:", "    secrets: [MACHINE_ROOT=x]\n    inputs:", "12:15: recipes.agent.secrets[0]",
+     "is given to the script by the tool itself"),
+    ("packager.yaml]", "./]", "12:26: recipes.agent.inputs[1]",
+     "./ is the whole project, runs included; list what is needed"),
+    ("schema: 1\n", "schema: 1\ndefaults: {attempts: " + "9" * 400 + "}\n",
+     "2:22: defaults.attempts", "a number of 400 digits is too large"),
+    ("schema: 1\n", "schema: 1\ndefaults: {attempts: " + "9" * 5000 + "}\n",
+     "2:22: defaults.attempts", "a number of 5000 digits is too large"),
+    ("    release: bookworm", "    release: bookworm\n    legacy: !!bool banana",
+     "6:13: distros.debian_bookworm.legacy",
+     "wants true or false, not something tagged tag:yaml.org,2002:bool"),
 ]
 # fmt: on
 
@@ -370,6 +383,10 @@ def test_targets_that_join_to_one_name_are_told(tmp_path: Path) -> None:
             "schema: 1\n# é\ndistros: \n".encode() + b"\xe9",
             ("4:1: targets.yaml: byte 0xe9 is not UTF-8"),
         ),
+        ("é: ".encode() + b"\xff", "1:4: targets.yaml: byte 0xff is not UTF-8"),
+        (b"\xef\xbb\xbfa: \xff", "1:4: targets.yaml: byte 0xff is not UTF-8"),
+        (b"[" * 200_000, "1:1: targets.yaml: not readable: nested too deeply"),
+        (b"- " * 200_000, "1:1: targets.yaml: not readable: nested too deeply"),
         (b"a: b: c", "1:5: targets.yaml: not YAML: mapping values are not allowed in this context"),
         (b"a: *nope", "1:4: targets.yaml: not YAML: found undefined alias"),
         (
@@ -404,6 +421,13 @@ def test_without_the_c_library_reading_is_the_same(
     assert problems(tmp_path, text) == with_library
     deep = "a: " + "[" * 3000 + "]" * 3000
     assert problems(tmp_path, deep) == ["1:1: targets.yaml: not readable: nested too deeply"]
+
+
+def test_a_secret_may_be_a_file_of_the_project(tmp_path: Path) -> None:
+    """Its path is relative to the project, or to a home."""
+    text = replaced("    inputs:", "    secrets: [A, B=keys/b, C=/c, D=~/d]\n    inputs:")
+    secrets = loaded(tmp_path, text).recipes["agent"].secrets
+    assert secrets == ("A", f"B={tmp_path}/keys/b", "C=/c", "D=~/d")
 
 
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:

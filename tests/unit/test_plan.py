@@ -38,6 +38,7 @@ from build_orchestrator.plan import (
     output_name,
     select,
 )
+from build_orchestrator.render import environment_file
 
 AGENT = "{distribution}-{release}-agent{version}.tar.gz"
 
@@ -279,6 +280,7 @@ def test_an_empty_setting_unsets_a_name() -> None:
         {"A-B": "1"},
         {"": "1"},
         {"BUILD_TARGET": "x"},
+        {"MACHINE_ROOT": "x"},
         {"A": "\0"},
         {"A": "\udcff"},
         {"SOURCE_DATE_EPOCH": "now"},
@@ -438,3 +440,42 @@ def test_a_plan_of_another_schema_is_refused() -> None:
     text = encode(plan_of()).replace('"schema": 1', '"schema": 2')
     with pytest.raises(UsageError, match="schema 2"):
         decode(text)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("log{version}.txt", "'log.txt': is a file that the tool itself keeps"),
+        ("{version}", "'': is empty"),
+        ("{version}.gz", "'.gz': begins with ."),
+    ],
+)
+def test_a_name_that_cannot_be_is_told_once_it_is_known(template: str, told: str) -> None:
+    """Without VERSION a template may become the name of the target's log, or nothing."""
+    named = configuration(recipes=(recipe(template),))
+    with pytest.raises(UsageError, match=told):
+        plan_of("debian_trixie_qemu", of=named)
+    (build,) = plan_of("debian_trixie_qemu", of=named, naming=Naming(version="1")).builds
+    assert build.outputs[0].name == template.replace("{version}", "_1")
+
+
+def test_host_trust_that_is_not_text_is_refused_where_it_is_asked_for() -> None:
+    """A proxy with a stray byte is told by name; a recipe without host trust does not mind."""
+    asks = configuration(recipes=(recipe(pass_host_trust=True),))
+    with pytest.raises(UsageError, match="http_proxy of this host is not text"):
+        plan_of("debian_trixie_qemu", of=asks, host_trust={"http_proxy": "\udcff"})
+    assert plan_of("debian_trixie_qemu", host_trust={"http_proxy": "\udcff"}).builds
+
+
+def test_the_environment_file_has_what_was_set_and_only_names_of_secrets() -> None:
+    """What the user sets wins over the host's trust; where a secret lies is nobody's business."""
+    asks = recipe(pass_host_trust=True, secrets=("TOKEN=/home/me/token",))
+    (build,) = plan_of(
+        "debian_trixie_qemu",
+        of=configuration(recipes=(asks,)),
+        host_trust={"PIP_INDEX_URL": "***"},
+        settings={"PIP_INDEX_URL": "mine"},
+    ).builds
+    lines = environment_file(build).splitlines()
+    assert "export PIP_INDEX_URL=mine" in lines
+    assert "# TOKEN: a secret, sent over standard input" in lines
