@@ -3,7 +3,8 @@
 A secret is hidden as it is, and in the forms in which tools print it again: each line of a secret
 that has several, base64 (plain and URL-safe, wrapped, and inside a longer text that was encoded
 together with it, such as ``user:password``), URL-encoded, JSON-escaped and quoted for a shell.
-Overlapping finds are hidden as one, so that no piece of the second shows.
+Overlapping finds are hidden as one, so that no piece of the second shows. Of a secret that holds
+addresses with credentials, each address is hidden by itself, and so are user and password.
 
 A value shorter than four characters is refused: hiding it would hide half of every log and give the
 value away by where the stars stand. An empty value hides nothing. A line of a longer secret that is
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ class Masker:
                     f"a secret has fewer than {SHORTEST} characters, so it cannot be masked",
                     resolution="Use a longer value, or pass it as plain environment.",
                 )
-            forms.update(form for form in _forms(secret) if len(form) >= SHORTEST)
+            for part in (secret, *_addresses(secret)):
+                forms.update(form for form in _forms(part) if len(form) >= SHORTEST)
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
 
     def mask(self, text: str) -> str:
@@ -90,7 +93,8 @@ def credentials_in(url: str) -> Address:
     credentials, at, host = rest[:end].rpartition("@")
     if not at:
         return Address(bare=url)
-    password = credentials.partition(":")[2]
+    user, _, password = credentials.partition(":")
+    password = password or user  # A token may stand where the user does.
     alone = (word for word in (password, unquote(password)) if len(word) >= SHORTEST)
     hidden = (credentials, unquote(credentials), *alone)
     return Address(
@@ -98,6 +102,20 @@ def credentials_in(url: str) -> Address:
         credentials=credentials,
         secrets=tuple(dict.fromkeys(word for word in hidden if word)),
     )
+
+
+_BARE_ADDRESS = re.compile(r"([^\s:@/]+:\S+@[\w.\[\]:-]+|\S+@[\w.\[\]-]+:[0-9]+)(/\S*)?")
+"""``user:password@host`` and ``token@host:3128``; ``p@ss`` is only a password."""
+
+
+def _addresses(secret: str) -> Iterator[str]:
+    """What else to hide of a secret that holds addresses with credentials, as proxies and package
+    indexes are written."""
+    for word in secret.split():
+        if "://" in word or _BARE_ADDRESS.fullmatch(word):
+            address = credentials_in(word)
+            if address.secrets:
+                yield from (word, word.rstrip("/"), *address.secrets)
 
 
 def _finds(text: str, form: str) -> Iterator[tuple[int, int]]:

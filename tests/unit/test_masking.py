@@ -129,3 +129,21 @@ def test_credentials_in(url: str, bare: str, credentials: str, hidden: set[str])
     """An address splits into what may be shown and what must be hidden."""
     address = credentials_in(url)
     assert (address.bare, address.credentials, set(address.secrets)) == (bare, credentials, hidden)
+
+
+@pytest.mark.parametrize(
+    ("secret", "printed", "shown"),
+    [
+        ("http://u:hunter2@h:1 plain", "hunter2 h:1 plain", "*** h:1 plain"),
+        ("u:hunter2@h:1", "u: hunter2", "u: ***"),
+        ("t0ken@h:1", "t0ken", "***"),
+        ("https://t0ken:@h", "t0ken", "***"),
+        ("https://u:p@host/", "u:p p https://u:p@host", "u:p p ***"),
+        ("team@work", "team work", "team work"),
+    ],
+)
+def test_hides_the_parts_of_addresses_with_credentials(
+    secret: str, printed: str, shown: str
+) -> None:
+    """A script may print the password of its proxy alone; other words stay readable."""
+    assert Masker([secret]).mask(printed) == shown
