@@ -15,9 +15,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
+from build_orchestrator.configuration.words import is_text
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.machine.contract import Machine
+from build_orchestrator.masking import credentials_in
 from build_orchestrator.model import Build, Recipe
 from build_orchestrator.render import exports, script_variables
 from build_orchestrator.sources import FOLDER, LIST, host_sources, places
@@ -43,7 +45,9 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
     Raises:
         HostNotReady: one of them is not there any more.
     """
-    for name in dict.fromkeys((*build.recipe.inputs, build.recipe.script)):
+    names = dict.fromkeys((*build.recipe.inputs, build.recipe.script))
+    # Folders come before what lies in them, so that what is there already is complete.
+    for name in sorted(names, key=lambda each: len(PurePosixPath(each).parts)):
         _copy(project / name, into / name)
     sources = host_sources(build.recipe, project)
     where = places(sources)
@@ -55,10 +59,12 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
 
 
 def _copy(source: Path, place: Path) -> None:
-    """Copy a file or a tree, unless an earlier input brought it."""
-    if place.exists():
-        return
+    """Copy a file or a tree, unless an earlier input brought it; a named link, as what it means."""
     try:
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():
+            return
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             ignore = shutil.ignore_patterns("__pycache__")
@@ -81,14 +87,25 @@ def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:
     for entry in recipe.secrets:
         name, _, path = entry.partition("=")
         try:
-            values[name] = Path(path).expanduser().read_text() if path else environ[name]
-        except (KeyError, OSError) as error:
+            values[name] = _content(path) if path else environ[name]
+        except (KeyError, OSError, RuntimeError) as error:
             raise HostNotReady(
                 f"recipe {recipe.name}: the secret {name} is not there",
                 details=f"expected in the file {path}" if path else "expected as a host variable",
                 resolution=f"Set {name}, or take it out of the recipe's secrets.",
             ) from error
+        if not is_text(values[name]):
+            raise HostNotReady(
+                f"recipe {recipe.name}: the secret {name} is not text",
+                details=f"{path or name} holds bytes that are not UTF-8, or a NUL",
+                resolution="Encode it, for instance as base64, and decode it in the script.",
+            )
     return values
+
+
+def _content(path: str) -> str:
+    data = Path(path).expanduser().read_bytes()
+    return data.decode(errors="surrogateescape")
 
 
 def provision(
@@ -117,23 +134,34 @@ def provision_script(build: Build, secrets: Mapping[str, str]) -> bytes:
         "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do",
         '  case $v in MACHINE_*) ;; *) unset "$v" ;; esac',
         "done",
-        *exports({**script_variables(build), **secrets}),
+        *exports(_variables(build, secrets)),
         f'export BUILD_INPUTS="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_INPUTS))}',
         f'export BUILD_OUTPUT="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_OUTPUT))}',
         'mkdir -p "$BUILD_OUTPUT"',
-        *(_ca_lines(Path(bundle).read_text()) if bundle else ()),
+        *(_ca_lines(bundle) if bundle else ()),
         'cd "$BUILD_INPUTS"',
         f"script={shlex.quote('./' + build.recipe.script)}",
         'if [ -x "$script" ]; then exec "$script"; else exec sh "$script"; fi',
     ]
-    return "\n".join(lines).encode() + b"\n"
+    return "\n".join(lines).encode(errors="surrogateescape") + b"\n"
+
+
+def _variables(build: Build, secrets: Mapping[str, str]) -> dict[str, str]:
+    """A recipe's secrets win over its variables, and those win over what the host trusts."""
+    own = {entry.partition("=")[0] for entry in build.recipe.secrets}
+    given = {name for name in secrets if name in own or name not in build.environment}
+    return script_variables(build) | {name: secrets[name] for name in secrets if name in given}
 
 
 def _ca_lines(bundle: str) -> list[str]:
     place = f'"${{MACHINE_ROOT:-}}{CA_BUNDLE}"'
+    try:
+        content = _content(bundle)  # A comment in it may be in any encoding.
+    except OSError as error:
+        raise HostNotReady(f"the CA bundle {bundle} could not be read: {error}") from error
     return [
         f'mkdir -p "$(dirname {place})"',
-        f"cat >{place} <<'END_OF_CA_BUNDLE'\n{bundle.rstrip()}\nEND_OF_CA_BUNDLE",
+        f"cat >{place} <<'END_OF_CA_BUNDLE'\n{content.rstrip()}\nEND_OF_CA_BUNDLE",
         *(f"export {name}={place}" for name in CA_VARIABLES),
     ]
 
@@ -142,8 +170,8 @@ def host_trust(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
     """What this host needs to reach packages, for machines that may use it too.
 
     Returns ``(shown, secret)``: variables that stand in the plan, and the values of those whose
-    addresses hold credentials: they stand there as ``***`` and travel as secrets. ``CA_BUNDLE``
-    is a path on this host.
+    addresses hold credentials: they stand there as ``***`` and travel as secrets, of which a
+    ``Masker`` hides each address and each password too. ``CA_BUNDLE`` is a path on this host.
     """
     shown: dict[str, str] = {}
     secret: dict[str, str] = {}
@@ -152,7 +180,8 @@ def host_trust(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
         shown["CA_BUNDLE"] = bundle
     found = {**_pip_settings(environ), **_proxies(environ)}
     for name, value in found.items():
-        if _has_credentials(value):
+        # What is not text is refused by the plan, and only if the recipe asks for it.
+        if is_text(value) and any(credentials_in(word).credentials for word in value.split()):
             secret[name] = value
         shown[name] = "***" if name in secret else value
     return shown, secret
@@ -185,9 +214,3 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
     home = Path(environ.get("HOME", "/nonexistent"))
     last = [Path(environ["PIP_CONFIG_FILE"])] if environ.get("PIP_CONFIG_FILE") else []
     return [Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf", *last]
-
-
-def _has_credentials(value: str) -> bool:
-    from urllib.parse import urlsplit
-
-    return any("@" in urlsplit(word).netloc for word in value.split())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from build_orchestrator.errors import HostNotReady
+from build_orchestrator.masking import Masker
 from build_orchestrator.model import (
     Build,
     Deadlines,
@@ -18,7 +20,12 @@ from build_orchestrator.model import (
     Size,
     Target,
 )
-from build_orchestrator.provision import host_trust, provision_script, read_secrets
+from build_orchestrator.provision import (
+    gather_inputs,
+    host_trust,
+    provision_script,
+    read_secrets,
+)
 
 
 def recipe_of(*secrets: str) -> Recipe:
@@ -139,3 +146,82 @@ def test_secrets_come_from_variables_or_files(tmp_path: Path) -> None:
     assert read_secrets(recipe, {"TOKEN": "x"}) == {"TOKEN": "x", "OTHER": "from a file"}
     with pytest.raises(HostNotReady, match="the secret TOKEN is not there"):
         read_secrets(recipe, {})
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "user:hunter22@proxy:3128",
+        "hunter22",
+        "https://u:hunter55@b/s/",
+        "https://u:hunter55@b/s",
+        "https://t0ken66@c/s",
+        "u:hunter55",
+        "hunter55",
+        "t0ken66",
+    ],
+)
+def test_no_part_of_the_hosts_credentials_is_shown(printed: str) -> None:
+    """Not in the plan, and not in a log of a script that takes the value apart."""
+    indexes = "https://a.example/s https://u:hunter55@b/s/ https://t0ken66@c/s"
+    proxy = "user:hunter22@proxy:3128"
+    shown, secret = host_trust({"http_proxy": proxy, "PIP_EXTRA_INDEX_URL": indexes})
+
+    assert shown == {**shown, "http_proxy": "***", "PIP_EXTRA_INDEX_URL": "***"}
+    assert secret == {"http_proxy": proxy, "PIP_EXTRA_INDEX_URL": indexes}
+    assert Masker(secret.values()).mask(f"<{printed}>") == "<***>"
+    assert Masker(secret.values()).mask("https://a.example/s") == "https://a.example/s"
+
+
+@pytest.mark.parametrize("inputs", [("a/b/x.txt", "a/", "a/l"), ("a/l", "a", "./a/b")])
+def test_inputs_that_lie_in_one_another_all_arrive(tmp_path: Path, inputs: tuple[str, ...]) -> None:
+    """Whatever their order; a link that is named arrives as what it means."""
+    project = tmp_path / "project"
+    (project / "a/b").mkdir(parents=True)
+    for name in ("make.sh", "a/b/x.txt", "a/y.txt", "outside"):
+        (project / name).write_text(name)
+    (project / "a/b/x.txt").chmod(0o444)
+    (project / "a/l").symlink_to("../outside")
+    recipe = dataclasses.replace(recipe_of(), inputs=inputs)
+
+    gather_inputs(dataclasses.replace(build_of(), recipe=recipe), project, tmp_path / "into")
+
+    found = (each for each in (tmp_path / "into").rglob("*") if each.is_file())
+    texts = {str(each.relative_to(tmp_path / "into")): each.read_text() for each in found}
+    same = {name: name for name in ("make.sh", "a/b/x.txt", "a/y.txt")}
+    assert texts == same | {"a/l": "outside"}
+
+
+def test_a_ca_bundle_may_hold_any_bytes(tmp_path: Path) -> None:
+    """Comments in bundles are often Latin-1."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(b"# Autorit\xe9\n")
+    build = dataclasses.replace(build_of(), host_trust={"CA_BUNDLE": str(bundle)})
+
+    seen = seen_by_script(provision_script(build, {}), tmp_path / "machine")
+
+    assert Path(seen["SSL_CERT_FILE"]).read_bytes() == bundle.read_bytes()
+
+
+def test_a_secret_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
+    """It could be neither a variable nor masked."""
+    (tmp_path / "token").write_bytes(b"abc\xffdef")
+    recipe = recipe_of(f"TOKEN={tmp_path / 'token'}")
+    with pytest.raises(HostNotReady, match="the secret TOKEN is not text"):
+        read_secrets(recipe, {})
+    with pytest.raises(HostNotReady, match="the secret TOKEN is not text"):
+        read_secrets(recipe_of("TOKEN"), {"TOKEN": "abc\udcff"})
+
+
+def test_what_is_set_wins_over_the_hosts_trust(tmp_path: Path) -> None:
+    """Also where the host's value travels as a secret; a recipe's own secret wins over both."""
+    build = dataclasses.replace(
+        build_of(PIP_INDEX_URL="mine", TOKEN="plain"),
+        host_trust={"PIP_INDEX_URL": "***", "http_proxy": "***"},
+    )
+    secrets = {"PIP_INDEX_URL": "theirs", "http_proxy": "u:pass@p:1", "TOKEN": "own"}
+
+    seen = seen_by_script(provision_script(build, secrets), tmp_path)
+
+    names = ("PIP_INDEX_URL", "http_proxy", "TOKEN")
+    assert [seen[name] for name in names] == ["mine", "u:pass@p:1", "own"]
