@@ -125,7 +125,10 @@ def _commands(purpose: str, commands: tuple[str, ...], provider: str) -> Iterato
 def _unprivileged() -> Iterator[Check]:
     """What an ordinary user needs to make images: uidmap, sub-ids and fakeroot."""
     yield from _commands("make images without root", UNPRIVILEGED_COMMANDS, "qemu")
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # Sub-ids may be given to a number, too.
+        user = str(os.geteuid())
     for file in ("/etc/subuid", "/etc/subgid"):
         found = _has_range(Path(file), user)
         yield Check(
@@ -148,7 +151,12 @@ def _has_range(path: Path, user: str) -> bool:
 
 
 def _folders() -> Iterator[Check]:
-    for name, folder in (("state folder", state_home()), ("cache folder", cache_home())):
+    for name, place in (("state folder", state_home), ("cache folder", cache_home)):
+        try:
+            folder = place()
+        except HostNotReady as error:
+            yield Check(name=name, ok=False, finding=error.brief, remedy=error.resolution)
+            continue
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             free_mib = shutil.disk_usage(folder).free >> 20

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import HostNotReady
 
 POLL_S = 0.2
 
@@ -30,7 +31,14 @@ def cache_home() -> Path:
 def _xdg(variable: str, fallback: str) -> Path:
     # The specification says to ignore relative values.
     value = os.environ.get(variable, "")
-    base = Path(value) if value.startswith("/") else Path.home() / fallback
+    try:
+        base = Path(value) if value.startswith("/") else Path.home() / fallback
+    except RuntimeError as error:
+        raise HostNotReady(
+            f"this user has no home folder, and {variable} is not set",
+            details=f"user id {os.geteuid()} is not known here, and HOME is not set",
+            resolution="Set XDG_STATE_HOME and XDG_CACHE_HOME to folders that you may write.",
+        ) from error
     return base / "build-orchestrator"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from build_orchestrator.cli import streams
 from build_orchestrator.errors import ExitCode, OrchestratorError
 
 COMMANDS = {
@@ -87,37 +87,47 @@ def cli(ctx: click.Context, project: Path | None) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
+    streams.fill()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; every error becomes words and an exit code."""
     try:
-        code = cli.main(arguments, prog_name="build", standalone_mode=False)
-        sys.stdout.flush()
+        return _called(arguments)
+    finally:
+        streams.let_go()
+
+
+def _called(arguments: list[str]) -> int:
+    try:
+        # Not cli.main(), which makes exit code 1 of a pipe that nobody reads.
+        with cli.make_context("build", list(arguments)) as ctx:
+            code = cli.invoke(ctx)
         return code if isinstance(code, int) else ExitCode.OK
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except click.exceptions.Abort:
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return ExitCode.USAGE
     except OrchestratorError as error:
-        click.echo(described(error), err=True)
+        streams.say(described(error), err=True)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read us has enough, as in `build list | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return ExitCode.OK  # Whoever read us has enough, as in `build list | head`.
     except OSError as error:
         # A bug of ours does not look like this; a full disk or a folder that is gone does.
-        click.echo(f"build: this host failed us: {error}", err=True)
-        click.echo("  `build doctor` looks at folders and free space.", err=True)
+        streams.say(f"build: this host failed us: {error}", err=True)
+        streams.say("  `build doctor` looks at folders and free space.", err=True)
         return ExitCode.ENVIRONMENT
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last net: no trace for a user
-        click.echo(f"build: a bug of ours: {type(error).__name__}: {error}", err=True)
-        click.echo(f"The trace is in {_keep_trace()}; please report it.", err=True)
+        streams.say(f"build: a bug of ours: {type(error).__name__}: {error}", err=True)
+        streams.say(f"The trace is in {_keep_trace()}; please report it.", err=True)
         return ExitCode.BUG
 
 
@@ -133,9 +143,9 @@ def _keep_trace() -> str:
     from build_orchestrator.locks import private_folder, state_home
 
     trace = traceback.format_exc()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # Whatever stands in the way: the trace is not lost.
         place = private_folder(state_home() / "bugs") / f"{time.time_ns()}.txt"
         place.write_text(trace)
         return str(place)
-    click.echo(trace, err=True)
+    streams.say(trace, err=True)
     return "the lines above"

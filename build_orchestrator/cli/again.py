@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from build_orchestrator.cli.project import project_of, run_folder
+from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import UsageError
 
 
@@ -57,7 +58,7 @@ def publish(ctx: click.Context, run: str, s3_endpoint: str | None) -> int:
         results.append(dataclasses.replace(result, published=published))
         for row in published:
             reason = f" ({row.reason})" if row.reason else ""
-            click.echo(f"{row.state:<9} {row.url}{reason}")
+            say(f"{row.state:<9} {row.url}{reason}")
     if not results:
         raise UsageError(f"run {folder.name} has collected nothing")
     return report.exit_code(results)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from build_orchestrator.cli.project import project_of, provider_maker, run_folder
-from build_orchestrator.errors import ExitCode, UsageError
+from build_orchestrator.cli.streams import say
+from build_orchestrator.errors import ExitCode, OrchestratorError, UsageError
+from build_orchestrator.machine import PROVIDERS
 
 if TYPE_CHECKING:
     from build_orchestrator.journal import Entry
+    from build_orchestrator.machine.contract import Provider
+    from build_orchestrator.model import Identity
 
 
 @click.command()
@@ -29,9 +34,11 @@ def status(ctx: click.Context, run: str, as_json: bool) -> None:
       build status
       build status 20261121T0145 --json
     """
+    from build_orchestrator.machine.contract import silent
     from build_orchestrator.sweep import alive_machines
 
-    machines = [_machine(entry) for entry in alive_machines(_project_or_none(ctx))]
+    provider = provider_maker(silent)
+    machines = [_machine(entry, provider) for entry in alive_machines(_project_or_none(ctx))]
     folder = _folder_or_none(ctx, run)
     results = _results(folder) if folder else []
     if as_json:
@@ -42,14 +49,25 @@ def status(ctx: click.Context, run: str, as_json: bool) -> None:
         click.echo(f"run {folder.name}" + ("" if results else ": going on, or killed"))
     for row in results:
         click.echo(f"  {row['target']}: {row['outcome']}, machine {row['machine']}")
-    click.echo("machines alive:" if machines else "no machine is alive")
-    for machine in machines:
+    _show_machines(machines)
+
+
+def _show_machines(machines: list[dict[str, Any]]) -> None:
+    alive = [machine for machine in machines if machine["alive"]]
+    gone = [machine for machine in machines if not machine["alive"]]
+    click.echo("machines alive:" if alive else "no machine is alive")
+    for machine in alive:
         until = f", kept until {machine['kept_until']}" if machine["kept_until"] else ""
         click.echo(f"  {machine['target']} ({machine['provider']}) {machine['name']}{until}")
+    if gone:
+        click.echo("not running, but known (`build sweep` removes what is left of the dead):")
+    for machine in gone:
+        click.echo(f"  {machine['target']} ({machine['provider']}) {machine['name']}")
 
 
-def _machine(entry: Entry) -> dict[str, Any]:
+def _machine(entry: Entry, provider: Callable[[str], Provider]) -> dict[str, Any]:
     return {
+        "alive": _is_alive(entry.identity, provider),
         "name": entry.identity.name,
         "target": entry.identity.target,
         "provider": entry.identity.provider,
@@ -59,13 +77,23 @@ def _machine(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _results(folder: Path) -> list[dict[str, Any]]:
+def _is_alive(identity: Identity, provider: Callable[[str], Provider]) -> bool:
+    """Whether the machine runs; a provider that cannot say is no proof that it does not."""
+    if identity.provider not in PROVIDERS:
+        return True
     try:
-        report = json.loads((folder / "report.json").read_text())
-    except FileNotFoundError:
+        return provider(identity.provider).adopt(identity).alive()
+    except (OrchestratorError, OSError):
+        return True
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's report; none where it is not there, or not whole."""
+    try:
+        rows = json.loads((folder / "report.json").read_text())["results"]
+        return [row for row in rows if {"target", "outcome", "machine"} <= row.keys()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
-    results: list[dict[str, Any]] = report["results"]
-    return results
 
 
 def _folder_or_none(ctx: click.Context, run: str) -> Path | None:
@@ -174,18 +202,17 @@ def sweep(ctx: click.Context, only: str, dry_run: bool, as_json: bool) -> int:
     """
     import dataclasses
 
-    from build_orchestrator.machine import PROVIDERS
     from build_orchestrator.sweep import sweep as do_sweep
 
-    maker = provider_maker(lambda text: click.echo(text, err=True))
+    maker = provider_maker(lambda text: say(text, err=True))
     found = do_sweep(maker, PROVIDERS, project=_project_or_none(ctx), only=only, dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
+        say(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
         for each in found:
-            click.echo(f"{each.state:<10} {each.name}  ({each.reason})")
+            say(f"{each.state:<10} {each.name}  ({each.reason})")
         if not found:
-            click.echo("nothing was left behind")
+            say("nothing was left behind")
     leaked = any(each.state == "leaked" for each in found)
     return ExitCode.LEAKED if leaked else ExitCode.OK
 

@@ -25,7 +25,13 @@ RUNS = "runs"
 
 def project_of(ctx: click.Context) -> Path:
     """The project's root: ``--project``, or the nearest folder with a targets.yaml."""
-    return find_project(ctx.obj or Path.cwd())
+    try:
+        return find_project(ctx.obj or Path.cwd())
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the current folder does not exist any more",
+            resolution="Change to another, or use `build --project DIR COMMAND`.",
+        ) from error
 
 
 def configuration_of(ctx: click.Context) -> Configuration:

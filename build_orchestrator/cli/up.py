@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from build_orchestrator.cli.project import DURATION, RUNS, plan_of, plan_options, provider_maker
+from build_orchestrator.cli.streams import say
+from build_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from build_orchestrator.deadline import Cancel
@@ -81,6 +83,7 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
 
     plan = plan_of(ctx, selectors, options)
     secrets = _secrets(plan)
+    _check_junit(options["junit"], Path(plan.project) / RUNS)
     if options["dry_run"]:
         from build_orchestrator.cli.look import show_plan
 
@@ -92,7 +95,24 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
     return _Up(plan, secrets, options).go()
 
 
+def _check_junit(path: Path | None, runs: Path) -> None:
+    """Raise UsageError where the file cannot be written; the runs' own folder we make ourselves."""
+    if path is None or (path.parent.absolute() == runs and not runs.exists()):
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"--junit {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"--junit {path}: this user may not write it")
+
+
 def _secrets(plan: Plan) -> dict[str, str]:
+    """Every secret of the plan, by name.
+
+    Raises:
+        HostNotReady: one is missing.
+        UsageError: one is too short to be masked.
+    """
+    from build_orchestrator.masking import Masker
     from build_orchestrator.provision import host_trust, read_secrets
 
     secrets: dict[str, str] = {}
@@ -100,6 +120,7 @@ def _secrets(plan: Plan) -> dict[str, str]:
         if build.recipe.pass_host_trust:
             secrets.update(host_trust(os.environ)[1])
         secrets.update(read_secrets(build.recipe, os.environ))
+    Masker(secrets.values())
     return secrets
 
 
@@ -198,7 +219,7 @@ class _Up:
         from build_orchestrator.sinks import EventLog, TargetLogs
 
         def warn(text: str) -> None:
-            click.echo(text, err=True)
+            say(text, err=True)
 
         verbosity = self._options["verbose"] - self._options["quiet"]
         with contextlib.ExitStack() as stack:
@@ -251,9 +272,12 @@ class _Up:
             files[self._options["junit"]] = xml
         for path, text in files.items():
             try:
-                path.write_text(text)
+                if path.parent == self._folder:
+                    _write_whole(path, text)
+                else:
+                    path.write_text(text)  # What the user named may be a pipe or a link.
             except OSError as error:
-                click.echo(f"{path} could not be written: {error.strerror}", err=True)
+                say(f"{path} could not be written: {error.strerror}", err=True)
 
     def _close(self, report: Report, tail: Tail) -> None:
         """The closing table goes to standard output, unless the events do."""
@@ -267,7 +291,17 @@ class _Up:
             colour=stream.isatty() and not os.environ.get("NO_COLOR"),
             tails={result.target: tail.lines(result.target) for result in report.results},
         )
-        click.echo(text, err=to_stderr)
+        say(text, err=to_stderr)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or absent, whenever somebody looks."""
+    aside = path.with_name(f".{path.name}")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

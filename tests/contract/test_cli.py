@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import pwd
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -12,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.projects import OUTPUT, SCRIPT, TARGET, Project, project, until_event
+from build_orchestrator.doctor import examine
+from tests.contract.projects import CLI, OUTPUT, SCRIPT, TARGET, Project, project, until_event
 from tests.standins.s3 import s3_server
 
 __all__ = ["project"]
@@ -240,3 +245,139 @@ def test_the_terminal_may_go_away(project: Project) -> None:
         child.stdout = child.stderr = None
     assert project.row()["outcome"] == "built"
     project.assert_nothing_left()
+
+
+@real
+@pytest.mark.parametrize(("command", "expected"), [("status", 0), ("sweep", 0), ("list", 2)])
+def test_a_current_folder_that_is_gone(project: Project, command: str, expected: int) -> None:
+    """Machines are looked for without a project; what needs one is exit 2."""
+    gone = project.home / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f'cd "$0"; rmdir "$0"; exec {shlex.join(CLI)} {command}', str(gone)],
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expected, done.stderr
+    assert ("does not exist any more" in done.stderr) == (expected == 2)
+
+
+@real
+@pytest.mark.parametrize("content", ["", "[]", '{"results": [1]}', '{"results": null}', "{"])
+def test_a_broken_report_is_no_report(project: Project, content: str) -> None:
+    """``status`` tells of the run, ``publish`` refuses it; neither is a bug of ours."""
+    folder = project.folder / "runs" / "20261121T000000Z-0000"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(content)
+    assert project.build("status").status == 0
+    done = project.build("publish")
+    assert (done.status, "report.json" in done.stderr) == (2, True), done.stderr
+
+
+@real
+def test_a_report_is_whole_or_absent(project: Project) -> None:
+    """What is written aside is not left there."""
+    assert project.up().status == 0
+    names = {path.name for path in project.run.iterdir()}
+    assert {"report.json", "junit.xml", "report.html"} <= names
+    assert [name for name in names if name.startswith(".")] == []
+
+
+@real
+def test_a_kept_machine_that_died(project: Project) -> None:
+    """``status`` does not call it alive."""
+    assert project.up("--keep", "always").status == 0
+    assert "machines alive:" in project.build("status").stdout
+    for pid in project.alive():
+        os.kill(pid, 9)
+    end = time.monotonic() + 5
+    while project.alive() and time.monotonic() < end:
+        time.sleep(0.005)
+    status = project.build("status").stdout
+    assert "no machine is alive" in status
+    assert "not running" in status
+    (machine,) = json.loads(project.build("status", "--json").stdout)["machines"]
+    assert machine["alive"] is False
+    assert project.build("sweep", TARGET).status == 0
+    project.assert_nothing_left()
+
+
+def test_a_secret_too_short_to_mask(project: Project) -> None:
+    """Exit 2 before anything starts; its value is not told."""
+    project.write(recipe={"secrets": ["TOKEN"]})
+    done = project.up(TOKEN="q7x")
+    assert done.status == 2, done.words
+    assert "q7x" not in done.words
+    assert project.runs == []
+
+
+def test_a_junit_report_that_cannot_be_written(project: Project) -> None:
+    """Exit 2 before anything starts; the folder of the runs need not be there yet."""
+    done = project.up("--junit", "/nonexistent/x.xml")
+    assert done.status == 2, done.words
+    assert "/nonexistent" in done.stderr
+    assert project.runs == []
+    assert project.up("--junit", "runs/x.xml").status == 0
+    assert (project.folder / "runs" / "x.xml").is_file()
+
+
+NOBODY = """
+import os, pwd, sys
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+os.geteuid = lambda: 54321
+from build_orchestrator.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["status", f"up {TARGET}", "sweep"])
+def test_a_user_without_a_home(project: Project, command: str) -> None:
+    """A number without an account, as in a container: clear words and exit 4."""
+    done = as_nobody(project, NOBODY, *command.split())
+    assert done.returncode == 4, done.stderr
+    assert "no home folder" in done.stderr
+    assert "XDG_STATE_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_without_a_home(project: Project) -> None:
+    """The trace is told where it cannot be kept."""
+    bug = "import build_orchestrator.cli.project as p; p.find_project = None\n"
+    done = as_nobody(project, bug + NOBODY, "list")
+    assert done.returncode == 70, done.stderr
+    assert "the lines above" in done.stderr
+    assert "During handling" not in done.stderr
+
+
+def as_nobody(project: Project, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with no variable that says where home is."""
+    homes = {"HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"}
+    return subprocess.run(
+        [CLI[0], "-c", program, *arguments],
+        cwd=project.folder,
+        env={name: value for name, value in project.environ.items() if name not in homes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_doctor_looks_at_a_user_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is missing instead of dying of it."""
+
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    checks = itertools.takewhile(lambda check: check.name != "accelerator", examine(probe=False))
+    found = {check.name: check for check in checks}
+    assert "54321" in found["/etc/subuid"].finding
+    assert not found["state folder"].ok
+    assert "no home folder" in found["cache folder"].finding
