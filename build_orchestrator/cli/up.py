@@ -97,7 +97,7 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
 
 def _check_junit(path: Path | None, runs: Path) -> None:
     """Raise UsageError where the file cannot be written; the runs' own folder we make ourselves."""
-    if path is None or (path.parent.absolute() == runs and not runs.exists()):
+    if path is None or (path.parent.resolve() == runs.resolve() and not runs.exists()):
         return
     if not path.parent.is_dir():
         raise UsageError(f"--junit {path}: there is no folder {path.parent}")

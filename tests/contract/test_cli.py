@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.cli.up import _write_whole
 from build_orchestrator.doctor import examine
 from tests.contract.projects import CLI, OUTPUT, SCRIPT, TARGET, Project, project, until_event
 from tests.standins.s3 import s3_server
@@ -276,11 +277,13 @@ def test_a_broken_report_is_no_report(project: Project, content: str) -> None:
     assert (done.status, "report.json" in done.stderr) == (2, True), done.stderr
 
 
-@real
 def test_a_report_is_whole_or_absent(project: Project) -> None:
-    """What is written aside is not left there."""
+    """What cannot be written to its end is not there, and nothing is left aside."""
+    with pytest.raises(ValueError, match="surrogates"):
+        _write_whole(project.folder / "report.json", "x" * 100_000 + "\udc80")
+    assert not (project.folder / "report.json").exists()
     assert project.up().status == 0
-    names = {path.name for path in project.run.iterdir()}
+    names = {path.name for path in (*project.run.iterdir(), *project.folder.iterdir())}
     assert {"report.json", "junit.xml", "report.html"} <= names
     assert [name for name in names if name.startswith(".")] == []
 

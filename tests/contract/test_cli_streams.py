@@ -71,14 +71,19 @@ def test_a_usage_error_that_nobody_reads(project: Project) -> None:
 def test_a_terminal_that_hangs_up(project: Project) -> None:
     """The window is closed: SIGHUP, exit 129, and no machine is left."""
     project.write(script=f"{SCRIPT}touch {project.home}/here\nsleep 60\n", attempts=1)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(project.folder)
-        os.execve(CLI[0], [*CLI, "up", TARGET], {**project.environ, "TERM": "xterm"})
+    ours, theirs = pty.openpty()
+    # The first terminal that the leader of a new session opens becomes its own.
+    line = 'exec "$@" <>"$0" >&0 2>&0'
+    child = subprocess.Popen(
+        ["bash", "-c", line, os.ttyname(theirs), *CLI, "up", TARGET],
+        cwd=project.folder,
+        env={**project.environ, "TERM": "xterm"},
+        start_new_session=True,
+    )
     end = time.monotonic() + 30
     while not (project.home / "here").exists() and time.monotonic() < end:
         time.sleep(0.02)
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 129
+    os.close(theirs)
+    os.close(ours)
+    assert child.wait(30) == 129
     project.assert_nothing_left()
