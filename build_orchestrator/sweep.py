@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.errors import OrchestratorError, UsageError
+from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_id, run_state
 from build_orchestrator.locks import is_held, state_home, try_lock
 from build_orchestrator.machine.contract import Provider
@@ -71,9 +71,6 @@ def sweep(
         only: a machine's name, its target's, a run's uuid or id: only that, and even
             if it is kept.
         dry_run: list, destroy nothing.
-
-    Raises:
-        UsageError: ``only`` names nothing that there is.
     """
     found = _known(project)
     for name in names:
@@ -84,11 +81,6 @@ def sweep(
         for each in found.values()
         if not only or _is_named(each, only)
     ]
-    if only and not swept:
-        raise UsageError(
-            f"no machine is called {only!r}, nor its target or its run",
-            details="Machines: " + (", ".join(found) or "none"),
-        )
     if not dry_run:
         for each in _journalled(project).values():
             if each.gone:

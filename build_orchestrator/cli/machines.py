@@ -212,7 +212,7 @@ def sweep(ctx: click.Context, only: str, dry_run: bool, as_json: bool) -> int:
         for each in found:
             say(f"{each.state:<10} {each.name}  ({each.reason})")
         if not found:
-            say("nothing was left behind")
+            say(f"nothing called {only!r} was left behind" if only else "nothing was left behind")
     leaked = any(each.state == "leaked" for each in found)
     return ExitCode.LEAKED if leaked else ExitCode.OK
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import selectors
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,6 @@ HOLD = "exec sh -s 2>&1"
 # ssh itself says when others may join, so nobody waits for the machine to start a shell first.
 ANNOUNCE = ("-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo ready")
 READY = re.compile(rb"ready\n")
-ENDED = re.compile(rb"(?:^|\n)ended (\d+)\n\Z")
 
 FIXED = f"""\
     HostKeyAlias {ALIAS}
@@ -186,7 +186,10 @@ class Ssh(Shell):
             MachineLost, DeadlineExceeded, Interrupted
         """
         assert self._master is not None and self._master.stdin is not None, "wait comes first"
-        line = b"( :; " + script + b"\n) </dev/null; status=$?; echo; echo ended $status\n"
+        # A word that the script cannot know, or its own output might end with the same.
+        word = b"ended-" + secrets.token_hex(8).encode()
+        ended = re.compile(rb"\n" + word + rb" (\d+)\n\Z")
+        line = b"( :; " + script + b"\n) </dev/null; status=$?; echo; echo " + word + b" $status\n"
 
         def check() -> None:
             cancel.check()
@@ -195,7 +198,7 @@ class Ssh(Shell):
         with contextlib.suppress(BrokenPipeError):  # The end of its output says that, too.
             self._master.stdin.write(line)
             self._master.stdin.flush()
-        said, found = _said(self._master, ENDED, cancel, check, PAUSE_S, deadline)
+        said, found = _said(self._master, ended, cancel, check, PAUSE_S, deadline)
         if found is None:
             raise MachineLost("the connection to the machine broke", details=self._last_words())
         return int(found[1]), said[: found.start()].decode(errors="replace").strip()

@@ -469,7 +469,7 @@ def test_host_trust_that_is_not_text_is_refused_where_it_is_asked_for() -> None:
 
 def test_the_environment_file_has_what_was_set_and_only_names_of_secrets() -> None:
     """What the user sets wins over the host's trust; where a secret lies is nobody's business."""
-    asks = recipe(pass_host_trust=True, secrets=("TOKEN=/home/me/token",))
+    asks = recipe(pass_host_trust=True, secrets=("TOKEN=/srv/token",))
     (build,) = plan_of(
         "debian_trixie_qemu",
         of=configuration(recipes=(asks,)),

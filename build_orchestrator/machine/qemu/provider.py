@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.errors import DeadlineExceeded, EnvironmentFailure
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.contract import Abilities, MachineRequest, Notify, OnLine, silent
 from build_orchestrator.machine.qemu import process, snapshot
@@ -177,6 +177,8 @@ class QemuProvider:
         )
         try:
             return boot.restore(saved)
+        except DeadlineExceeded:  # A busy host, not the snapshot's fault.
+            raise
         except EnvironmentFailure:
             # Whatever is wrong with it, the next attempt must not meet it again.
             cache.drop(snapshot.KIND, key)
