@@ -128,7 +128,7 @@ def test_modules_leave_out_what_is_false_or_excluded(
         ("cloudify_agent_version: master", "/archive/master.tar.gz"),
         ('cloudify_agent_module: "7.1.0"', "/archive/7.1.0.tar.gz"),
         ("cloudify_agent_module: https://host.example/a.zip", "https://host.example/a.zip"),
-        ("cloudify_agent_module: src/agent\ncloudify_agent_version: master", "/work/sources/agent"),
+        ("cloudify_agent_module: src/agent\ncloudify_agent_version: master", "/sources/agent"),
     ],
 )
 def test_the_agent_is_a_version_a_url_or_a_path(
