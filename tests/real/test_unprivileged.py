@@ -42,7 +42,9 @@ def home() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="bo-user-", dir="/var/tmp"))
     subprocess.run(["useradd", "--home-dir", str(home), "--shell", "/bin/sh", USER], check=True)
     try:
-        shutil.copytree(CHECKOUT / "build_orchestrator", home / "python/build_orchestrator")
+        left_out = shutil.ignore_patterns("_project", "__pycache__")
+        package = home / "python/build_orchestrator"
+        shutil.copytree(CHECKOUT / "build_orchestrator", package, ignore=left_out)
         site = Path(sysconfig.get_path("purelib"))
         for name in LIBRARIES:
             shutil.copytree(site / name, home / "python" / name)
