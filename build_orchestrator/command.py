@@ -55,11 +55,6 @@ class Finished:
         )
 
 
-def quoted(argv: Sequence[str]) -> str:
-    """The command as a line that can be pasted into a shell."""
-    return shlex.join(argv)
-
-
 def run(
     argv: Sequence[str],
     *,
