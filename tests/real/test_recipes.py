@@ -1,0 +1,84 @@
+"""The recipes beside the agent, each in a clean machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator.agent.wagon import show
+from build_orchestrator.agent.wagon.archive import opened
+from build_orchestrator.agent.wagon.metadata import read
+from build_orchestrator.agent.wagon.validating import problems
+from tests.real.running import CHECKOUT, Project
+
+TARGET = "debian_bookworm_qemu"
+
+
+def check_wagon(path: Path) -> None:
+    """It was installed in the machine; here it is whole, and says where it was made."""
+    says = show(str(path))
+    assert says["archive_name"] == "example_plugin-1.0-py311-none-linux_x86_64.wgn"
+    assert says["package_source"] == "plugin"
+    assert says["build_server_os_properties"]["distribution_release"] == "bookworm"
+    assert [name.split("-")[0].lower() for name in says["wheels"]] == ["example_plugin", "pyyaml"]
+    with opened(str(path)) as (folder, _):
+        assert problems(folder, read(folder)) == []
+
+
+def check_app(path: Path) -> None:
+    """The project, and what its lock names."""
+    with tarfile.open(path) as tar:
+        package = tar.extractfile("app/node_modules/ms/package.json")
+        assert package is not None
+        assert json.load(package)["version"] == "2.1.3"
+        members = tar.getmembers()
+    assert {"app/index.js", "app/package.json"} < {member.name for member in members}
+    assert {(member.mtime, member.uid, member.uname) for member in members} == {(1704067200, 0, "")}
+
+
+def check_image(path: Path) -> None:
+    """What `docker load` reads: a list of layers with one file in it, and one time."""
+    with tarfile.open(path) as tar:
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        (image,) = json.load(manifest)
+        assert image["RepoTags"][0].endswith("example:latest")
+        config = tar.extractfile(image["Config"])
+        assert config is not None
+        assert json.load(config)["created"] == "2024-01-01T00:00:00Z"
+        layer = tar.extractfile(image["Layers"][0])
+        assert layer is not None
+        with tarfile.open(fileobj=layer) as files:
+            assert [(file.name, file.mtime) for file in files] == [("hello", 1704067200)]
+
+
+RECIPES = {
+    "plugin_wagon": ("plugin.wgn", check_wagon),
+    "nodejs": ("nodejs.tar.gz", check_app),
+    "docker_image": ("docker-image.tar", check_image),
+}
+
+
+SLOW = pytest.param("plugin_wagon", marks=pytest.mark.soak)  # it needs a compiler: minutes
+
+
+@pytest.mark.parametrize("recipe", [SLOW, "nodejs", "docker_image"])
+def test_a_recipe_is_built_when_it_is_asked_for(recipe: str, qemu_project: Project) -> None:
+    """`build up debian_bookworm_qemu --recipe NAME`, as the docs have it."""
+    for name in ("provision", "examples", "build_orchestrator/agent"):
+        shutil.copytree(CHECKOUT / name, qemu_project.folder / name)
+    for name in ("targets.yaml", "packager.yaml"):
+        shutil.copy(CHECKOUT / name, qemu_project.folder)
+    suffix, check = RECIPES[recipe]
+
+    ended = qemu_project.build("up", TARGET, "--recipe", recipe)
+
+    assert ended.status == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    (artifact,) = ended.row["artifacts"]
+    assert Path(artifact["path"]).name == f"debian_bookworm-{suffix}"
+    check(Path(artifact["path"]))
+    assert qemu_project.leftovers() == []

@@ -1,0 +1,245 @@
+"""`cfy-ap` and `create`: the original's options and numbers, and what a dry run leaves alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from build_orchestrator import agent, packager
+from build_orchestrator.agent.cli import run
+from build_orchestrator.agent.errors import Code, PackagerError
+from build_orchestrator.agent.installer import Installer, Sources
+from build_orchestrator.agent.packager import create
+from build_orchestrator.cli import run as build
+
+CORE = """\
+distribution: D
+release: r
+interpreter: system
+core_modules: {cloudify_common: no-such==1}
+"""
+TELLTALE = """\
+#!/bin/sh
+# Plays uv: shows its arguments and the file that is the last of them, and fails.
+echo "$@"
+for file; do :; done
+cat "$file"
+exit 3
+"""
+TAR = "D-r-agent.tar.gz"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a configuration and no name in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("VERSION", "PRERELEASE", "BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config.yaml").write_text(CORE)
+    return tmp_path
+
+
+def files(folder: Path) -> list[tuple[str, bytes]]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path), path.read_bytes()) for path in paths]
+
+
+@pytest.mark.parametrize("options", [[], ["-f"]])
+def test_a_dry_run_changes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """Not even with -f; a tar that is there stays, and is in nobody's way."""
+    (folder / TAR).write_text("an agent")
+    (folder / "cloudify/env").mkdir(parents=True)
+    before = files(folder)
+
+    assert run(["-d", *options]) == 0
+
+    said = json.loads(capsys.readouterr().out)
+    assert said["output_tar"] == str(folder / TAR)
+    assert said["modules"] == [{"name": "cloudify-common", "source": "no-such==1"}]
+    assert files(folder) == before
+
+
+def with_tar(folder: Path) -> None:
+    (folder / TAR).touch()
+
+
+def with_environment(folder: Path) -> None:
+    (folder / "cloudify/env").mkdir(parents=True)
+
+
+def with_file_in_the_way(folder: Path) -> None:
+    (folder / "out").touch()
+
+
+def with_(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "config.yaml").write_text(text)
+
+    return write
+
+
+NUMBERS: list[tuple[Code, list[str], Callable[[Path], None]]] = [
+    (Code.COULD_NOT_CREATE_VIRTUALENV, [], with_(CORE + "python_path: /nowhere/python3\n")),
+    (Code.VIRTUALENV_ALREADY_EXISTS, [], with_environment),
+    (Code.COULD_NOT_DOWNLOAD_FILE, [], with_(CORE + "requirements_file: http://127.0.0.1:9/r\n")),
+    (Code.MISSING_CLOUDIFY_AGENT_CONFIG, [], with_("additional_modules: [x]\nrelease: r\n")),
+    (Code.COULD_NOT_INSTALL_MODULE, ["--offline"], with_(CORE)),
+    (Code.FAILED_TO_CREATE_TAR, ["-o", "out/folder"], with_file_in_the_way),
+    (Code.TAR_ALREADY_EXISTS, [], with_tar),
+    (Code.COULD_NOT_ACCESS_CONFIG_FILE, ["-c", "none.yaml"], with_(CORE)),
+    (Code.INVALID_YAML_FILE, [], with_("core_module: {}\n")),
+    (Code.INVALID_YAML_FILE, ["-o", "out"], with_(CORE + "output_tar: ../out.tar.gz\n")),
+    (Code.COULD_NOT_INSTALL_FROM_REQUIREMENTS_FILE, [], with_(CORE + "requirements_file: none\n")),
+    (Code.COULD_NOT_INSTALL_FROM_REQUIREMENTS_FILE, ["--locked", "none"], with_(CORE)),
+]
+
+
+def test_a_mistake_leaves_an_environment_alone(folder: Path) -> None:
+    """Even with -f: it goes only when there is something to take its place."""
+    with_environment(folder)
+    (folder / "config.yaml").write_text(CORE + "requirements_file: none\n")
+
+    assert run(["-f"]) == Code.COULD_NOT_INSTALL_FROM_REQUIREMENTS_FILE
+
+    assert (folder / "cloudify/env").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "prepare"),
+    NUMBERS,
+    ids=[f"{n.name}-{i}" for i, (n, _, _) in enumerate(NUMBERS)],
+)
+def test_each_failure_has_its_number(
+    folder: Path, capsys: pytest.CaptureFixture[str], number: Code,
+    options: list[str], prepare: Callable[[Path], None],
+) -> None:  # fmt: skip
+    """As words and never as a trace; and no tar is left that was not there."""
+    prepare(folder)
+
+    assert run(options) == number
+
+    said = capsys.readouterr().err
+    assert said.startswith("cfy-ap: ")
+    assert "Traceback" not in said
+    assert [path.name for path in folder.rglob("*.tar.gz") if path.stat().st_size] == []
+
+
+def test_what_cannot_be_uninstalled_has_its_number(folder: Path) -> None:
+    """Number 5, with what the child said."""
+    with pytest.raises(PackagerError, match="x could not be uninstalled") as raised:
+        Installer(folder / "no-python", folder).uninstall("x")
+    assert raised.value.code == Code.COULD_NOT_UNINSTALL_MODULE
+
+
+def test_what_a_child_said_is_told_without_its_passwords(folder: Path) -> None:
+    """The original lost the words of pip; here they are in the error, and no credential is."""
+    (folder / "uv").write_text(TELLTALE)
+    (folder / "uv").chmod(0o755)
+    installer = Installer(Path("python3"), folder, Sources(offline=True), uv=str(folder / "uv"))
+
+    with pytest.raises(PackagerError) as raised:
+        installer.install("https://me:hidden@host.example/x.zip")
+
+    assert "status 3" in raised.value.details
+    assert "https://***@host.example/x.zip" in raised.value.details, "from the file"
+    assert raised.value.details.count("host.example") == 1, "and not from an argument"
+    assert "hidden" not in str(raised.value)
+
+
+def test_no_path_is_a_shells_business(folder: Path) -> None:
+    """Spaces and worse in a path are a part of it."""
+    place = folder / "a b; touch harmed $(touch harmed)"
+    place.mkdir()
+    (place / "config.yaml").write_text(CORE + "python_path: ./no; touch harmed\n")
+
+    with pytest.raises(PackagerError):
+        create(config_file=place / "config.yaml", output=place)
+
+    assert not list(folder.rglob("harmed"))
+
+
+def test_a_dry_run_shows_no_password(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an address with one in it."""
+    (folder / "config.yaml").write_text(
+        CORE + "cloudify_agent_module: https://me:hidden@h.example/a\n"
+    )
+
+    assert run(["-d"]) == 0
+
+    said = capsys.readouterr().out
+    assert "https://***@h.example/a" in said
+    assert "hidden" not in said
+
+
+def test_create_takes_a_dict(folder: Path) -> None:
+    """And VERSION of the environment, unless the dict has its own."""
+    config = {"distribution": "D", "release": "r", "cloudify_agent_version": "x", "version": "2"}
+
+    assert create(config=config, dryrun=True) == folder / "D-r-agent_2.tar.gz"
+
+
+def test_build_agent_has_the_exit_codes_of_build(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user's mistake is 2, this host's lack 4; and the words are the same."""
+    (folder / "packager.yaml").write_text("core_modles: {}\n")
+    assert build(["agent"]) == 2
+    assert "packager.yaml:1:1: core_modles: unknown key, did you mean core_modules?" in (
+        capsys.readouterr().err
+    )
+    (folder / "packager.yaml").write_text(CORE + "python_path: /nowhere/python3\n")
+    assert build(["agent"]) == 4
+    (folder / "packager.yaml").write_text(CORE)
+    assert build(["agent", "--offline"]) == 1
+    assert build(["agent", "--dryrun"]) == 0
+
+
+def test_the_source_alone_runs_by_its_path(folder: Path) -> None:
+    """As in a synced folder, where nobody has made one file of it, and nothing of ours is near."""
+    place = folder / "inputs/build_orchestrator/agent"
+    shutil.copytree(
+        Path(agent.__file__).parent, place, ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-B", place, "-d", "-c", folder / "config.yaml"],
+        cwd="/", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert json.loads(done.stdout)["output_tar"] == f"/{TAR}"
+
+
+@pytest.mark.parametrize("library", packager.LIBRARIES)
+def test_what_is_in_the_file_runs_on_the_oldest_python(library: str) -> None:
+    """By its own word: `make lint` looks only at what is ours."""
+    (name,) = set(metadata.packages_distributions()[library])
+    wanted = metadata.metadata(name)["Requires-Python"]
+
+    assert SpecifierSet(wanted).contains("3.8.0")
+
+
+def test_the_file_for_machines_is_whole_and_always_the_same() -> None:
+    """The package, its libraries and nothing compiled, in one order and with no time."""
+    content = packager.content.__wrapped__()
+
+    assert content == packager.content()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+    assert names == sorted(names)
+    assert {name.split("/")[0] for name in names} == {
+        "__main__.py", "build_orchestrator", "packaging", "yaml",
+    }  # fmt: skip
+    assert "build_orchestrator/agent/cli.py" in names
+    assert not [name for name in names if not name.endswith(".py")]
