@@ -5,34 +5,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.model import Image, ImageSource
+from build_orchestrator.model import Image, ImageSource, through_vagrant
 
 
 def resolve(
     source: ImageSource,
     *,
+    provider: str = "qemu",
     project: Path,
     deadline: Deadline,
     cancel: Cancel,
     on_line: Callable[[str], None],
+    arch: str = "x86_64",
+    where: Mapping[str, str] | None = None,
 ) -> Image:
     """Return the image, from the cache where it is there already.
 
     Args:
+        provider: whose machines start from it; Vagrant's start from boxes.
+        arch: of the machines; an image of AWS may be made for another.
+        where: ``region`` and ``endpoint`` of an image of AWS.
         on_line: hears what the tools say while an image is made or fetched.
 
     Raises:
         EnvironmentFailure: it could not be made or fetched.
         HostNotReady: a tool is missing.
     """
+    if through_vagrant(provider):
+        from build_orchestrator.image.vagrant_box import vagrant_box
+
+        return vagrant_box(
+            source, provider, project=project, deadline=deadline, cancel=cancel, on_line=on_line
+        )
     if source.bootstrap:
         from build_orchestrator.image.bootstrap import bootstrap
 
         return bootstrap(source.bootstrap, deadline=deadline, cancel=cancel, on_line=on_line)
+    if source.ami or source.ami_name or source.ami_parameter:
+        from build_orchestrator.machine.ec2 import images
+
+        place = where or {}
+        return images.find(
+            source,
+            arch=arch,
+            region=place["region"],
+            endpoint=place.get("endpoint", ""),
+            deadline=deadline,
+            cancel=cancel,
+        )
     if source.url or source.path:
         from build_orchestrator.image.download import download
 
@@ -44,4 +68,10 @@ def describe(source: ImageSource) -> str:
     """The image as declared, in a few words."""
     if source.bootstrap:
         return f"bootstrap {source.bootstrap}"
+    if source.box:
+        return f"{source.box} {source.version}".rstrip()
+    if source.ami_name:
+        return f"{source.ami_owner}/{source.ami_name}"
+    if ami := source.ami or source.ami_parameter:
+        return ami
     return source.url or source.path or "none"

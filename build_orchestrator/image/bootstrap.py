@@ -15,7 +15,7 @@ import shlex
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from build_orchestrator.image.mirror import package_sources
 from build_orchestrator.model import Image
 
 KIND = "images"
+HOOK = "customize.sh"
 RECIPE = "1"
 """Raised when a change in this file changes what an image is."""
 
@@ -44,7 +45,7 @@ OnLine = Callable[[str], None]
 
 def key_of(suite: str) -> str:
     """Everything of ours that decides what the image holds; the archive's state is not in it."""
-    text = "\n".join((RECIPE, suite, *PACKAGES, str(FILE_SYSTEM_MIB), FEATURES, _customize()))
+    text = "\n".join((RECIPE, suite, *PACKAGES, str(FILE_SYSTEM_MIB), FEATURES, hook(HOOK)))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -66,8 +67,8 @@ def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
 
 
 def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
-    with _work_folder(folder) as work:
-        _install(suite, work, deadline, cancel, on_line)
+    with work_folder(folder) as work:
+        install(suite, work, PACKAGES, (HOOK,), deadline=deadline, cancel=cancel, on_line=on_line)
         on_line("making the disk")
         _take_kernel(work / "tree.tar", folder)
         _make_disk(work, deadline, cancel)
@@ -84,7 +85,7 @@ def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line:
 
 
 @contextlib.contextmanager
-def _work_folder(entry: Path) -> Iterator[Path]:
+def work_folder(entry: Path) -> Iterator[Path]:
     """A folder for the tree: inside the cache's unfinished entry, which is removed with it.
 
     An ordinary user's tree belongs to his sub-ids, and to them his home is closed: it is made in
@@ -114,22 +115,32 @@ def _remove(work: Path) -> None:
         )
 
 
-def _install(suite: str, work: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
-    """Install the packages into ``tree.tar`` of the work folder.
+def install(
+    suite: str,
+    work: Path,
+    packages: Sequence[str],
+    hooks: Sequence[str],
+    *,
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: OnLine,
+) -> None:
+    """Install packages into ``tree.tar`` of the work folder, and run our hooks on the tree.
 
     Some archives list security updates that they no longer hold (bullseye since its support
     ended), so a second try does without.
     """
-    hook = work / "customize.sh"
-    hook.write_text(_customize())
-    hook.chmod(0o755)
+    for name in hooks:
+        (work / name).write_text(hook(name))
+        (work / name).chmod(0o755)
+    argv = _mmdebstrap(packages, [work / name for name in hooks])
     words = b""
     for number, sources in enumerate(package_sources(suite, deadline=deadline)):
         if number:
             on_line(f"{suite}: once more, without security updates")
         lines = command.Lines(on_line)
         finished = command.run(
-            [*_mmdebstrap(hook), suite, "tree.tar", *sources],
+            [*argv, suite, "tree.tar", *sources],
             deadline=deadline,
             cancel=cancel,
             stderr=lines,
@@ -147,14 +158,14 @@ def _install(suite: str, work: Path, deadline: Deadline, cancel: Cancel, on_line
     )
 
 
-def _mmdebstrap(hook: Path) -> list[str]:
+def _mmdebstrap(packages: Sequence[str], hooks: Sequence[Path]) -> list[str]:
     left_out = ("doc", "man", "locale")
     return [
         *("mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
-        *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("--variant=minbase", f"--include={','.join(packages)}"),
         *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
-        f'--customize-hook={shlex.quote(str(hook))} "$1"',
+        *(f'--customize-hook={shlex.quote(str(path))} "$1"' for path in hooks),
     ]
 
 
@@ -187,9 +198,15 @@ def _make_disk(work: Path, deadline: Deadline, cancel: Cancel) -> None:
         deadline=deadline,
         cancel=cancel,
         cwd=work,
-        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        env=with_sbin(),
     ).check("the image's disk could not be made")
 
 
-def _customize() -> str:
-    return resources.files("build_orchestrator.image").joinpath("customize.sh").read_text()
+def with_sbin() -> dict[str, str]:
+    """The environment, with the folders where Debian keeps mke2fs."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+
+
+def hook(name: str) -> str:
+    """One of our scripts that are run on a freshly installed tree."""
+    return resources.files("build_orchestrator.image").joinpath(name).read_text()

@@ -1,0 +1,118 @@
+"""Boxes: added to Vagrant's own collection before anything boots, one at a time for each box.
+
+A public box is added by its name and version. A box that is a file of ours (made on this host, or
+named by an address or path with a checksum) gets a version made of its checksum, so that another
+file is another box.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.locks import locked, state_home
+from build_orchestrator.machine.vagrant.adapter import Caller, vagrant_home
+from build_orchestrator.model import Image, ImageSource
+
+OnLine = Callable[[str], None]
+
+
+def place_of(name: str, version: str, provider: str) -> Path | None:
+    """Where Vagrant keeps this box; None where it has none."""
+    folder = (
+        vagrant_home()
+        / "boxes"
+        / name.replace(":", "-VAGRANTCOLON-").replace("/", "-VAGRANTSLASH-")
+    )
+    # Newer Vagrants have a folder for the architecture in between.
+    for found in sorted((folder / version).glob(f"**/{provider}/metadata.json")):
+        return found.parent
+    return None
+
+
+def public_box(
+    source: ImageSource, provider: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
+) -> Image:
+    """The box with this name and version, added where it is missing.
+
+    Raises:
+        EnvironmentFailure: it could not be fetched.
+        HostNotReady: there is no such box, or no Vagrant.
+    """
+
+    def add(caller: Caller, folder: Path) -> None:
+        del folder
+        on_line(f"fetching the box {source.box} {source.version}")
+        caller.add_box(source.box, provider, source.version)
+
+    return _added(source.box, source.version, provider, "", add, deadline, cancel, on_line)
+
+
+def file_box(
+    name: str,
+    url: str,
+    sha256: str,
+    provider: str,
+    *,
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: OnLine,
+) -> Image:
+    """The box in a file, which Vagrant fetches and checks, added where it is missing."""
+    version = f"0.0.{int(sha256[:12], 16)}"
+
+    def add(caller: Caller, folder: Path) -> None:
+        on_line(f"adding the box {name} from {url}")
+        box = {"name": provider, "url": url, "checksum_type": "sha256", "checksum": sha256}
+        versions = [{"version": version, "providers": [box]}]
+        catalogue = folder / "catalogue.json"
+        catalogue.write_text(json.dumps({"name": name, "versions": versions}))
+        caller.add_catalogue(catalogue, provider)
+
+    return _added(name, version, provider, sha256, add, deadline, cancel, on_line)
+
+
+def local_url(path: Path) -> str:
+    """A file of this host as Vagrant's downloader takes it.
+
+    Raises:
+        HostNotReady: there is no such file.
+    """
+    if not path.is_file():
+        raise HostNotReady(f"{path}: there is no such box")
+    return path.absolute().as_uri()
+
+
+def _added(
+    name: str,
+    version: str,
+    provider: str,
+    sha256: str,
+    add: Callable[[Caller, Path], None],
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: OnLine,
+) -> Image:
+    key = hashlib.sha256(f"{name} {version} {provider}".encode()).hexdigest()[:32]
+    if place_of(name, version, provider) is None:
+        lock = state_home() / "locks" / f"box-{key}"
+        with (
+            locked(lock, deadline=deadline, cancel=cancel),
+            tempfile.TemporaryDirectory(prefix="bo-box-") as folder,
+        ):
+            if place_of(name, version, provider) is None:
+                caller = Caller(
+                    Path(folder), "box", deadline=deadline, cancel=cancel, on_line=on_line
+                )
+                add(caller, Path(folder))
+    if place_of(name, version, provider) is None:
+        raise EnvironmentFailure(
+            f"the box {name} {version} is not where Vagrant keeps its boxes",
+            details=str(vagrant_home() / "boxes"),
+        )
+    return Image(source=f"{name} {version}", sha256=sha256, disk=name, version=version)

@@ -1,0 +1,117 @@
+"""What a host must have for machines of Vagrant's, as ``build doctor`` shows it."""
+
+from __future__ import annotations
+
+import grp
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_orchestrator.machine.vagrant.adapter import vagrant_home
+
+KVM = Path("/dev/kvm")
+TOOLS = {"libvirt": "virsh", "virtualbox": "VBoxManage"}
+"""The providers whose own tool we know."""
+
+COMMANDS = {
+    "vagrant": "apt-get install vagrant, or from developer.hashicorp.com/vagrant",
+    "virsh": "apt-get install libvirt-clients libvirt-daemon-system dnsmasq-base",
+    "qemu-img": "apt-get install qemu-utils",
+    "ssh": "apt-get install openssh-client",
+    "VBoxManage": "Install VirtualBox from virtualbox.org, and have VBoxManage in PATH",
+}
+PLUGINS = (
+    "/usr/share/rubygems-integration/*/gems/vagrant-libvirt-*",
+    "/usr/share/vagrant/gems/gems/vagrant-libvirt-*",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    finding: str
+    remedy: str = ""
+
+
+def present() -> tuple[str, ...]:
+    """The providers of Vagrant's whose own tool this host has; none without Vagrant."""
+    if shutil.which("vagrant") is None:
+        return ()
+    return tuple(name for name, tool in TOOLS.items() if shutil.which(tool))
+
+
+def examine(provider: str) -> Iterator[Finding]:
+    """What one provider needs on this host."""
+    own = {"libvirt": ("virsh", "qemu-img"), "virtualbox": ("VBoxManage",)}.get(provider, ())
+    missing = False
+    for name in ("vagrant", *own, "ssh"):
+        place = shutil.which(name)
+        missing = missing or place is None
+        yield Finding(
+            name=name,
+            ok=place is not None,
+            finding=place or f"not installed; needed for {provider}",
+            remedy="" if place else COMMANDS[name],
+        )
+    if provider == "libvirt" and not missing:
+        yield _plugin()
+        yield _daemon()
+        if KVM.exists():
+            yield _kvm()
+
+
+def _plugin() -> Finding:
+    own = sorted(vagrant_home().glob("gems/*/gems/vagrant-libvirt-*"))
+    shared = [path for pattern in PLUGINS for path in sorted(Path("/").glob(pattern[1:]))]
+    found = [*own, *shared]
+    return Finding(
+        name="vagrant-libvirt",
+        ok=bool(found),
+        finding=str(found[0]) if found else "Vagrant has no provider libvirt",
+        remedy="" if found else "apt-get install vagrant-libvirt, or vagrant plugin install it",
+    )
+
+
+def _daemon() -> Finding:
+    from build_orchestrator.machine.vagrant.libvirt import answers, uri
+
+    why = answers()
+    return Finding(
+        name="libvirt",
+        ok=not why,
+        finding=why or f"{uri()} answers",
+        remedy=""
+        if not why
+        else "systemctl start libvirtd, and be root or a member of the group libvirt",
+    )
+
+
+def _kvm() -> Finding:
+    """Whether libvirt's own user may open the device.
+
+    Where it may not, libvirt asks QEMU anew what it can do each time that a machine is defined:
+    half a minute for each, and Vagrant does it twice.
+    """
+    status = KVM.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    open_to_it = mode & 0o006 == 0o006 or (group == "kvm" and mode & 0o060 == 0o060)
+    return Finding(
+        name=str(KVM),
+        ok=True,  # It is slow, and works.
+        finding="open to libvirt"
+        if open_to_it
+        else f"mode {mode:04o}, group {group}: closed to libvirt, so each boot takes a minute more",
+        remedy=""
+        if open_to_it or os.environ.get("LIBVIRT_DEFAULT_URI")
+        else "as root: chgrp kvm /dev/kvm; chmod 660 /dev/kvm",
+    )

@@ -1,0 +1,215 @@
+"""`build up` on real machines of libvirt's, through the real Vagrant; and nothing stays behind.
+
+Where QEMU emulates, a boot takes a minute: machines are shared by what can honestly share them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.machines import in_libvirt
+from tests.real.running import Project
+
+TARGETS = """\
+schema: 1
+default_provider: libvirt
+defaults:
+  recipe: small
+  attempts: 1
+  destinations: [dist/]
+  size: {{cpus: 2, memory_mib: 768}}
+  deadlines: {{boot_s: {boot_s}, provision_s: 600, collect_s: 60}}
+distros:
+  debian_one: &debian
+    distribution: Debian
+    release: one
+    providers: {{libvirt: {{image: {{bootstrap: bookworm}}}}}}
+  debian_two: {{<<: *debian, release: two}}
+recipes:
+  small:
+    script: make.sh
+    inputs: [make.sh]
+    outputs: [{{name: "{{release}}.txt"}}]
+"""
+pytestmark = pytest.mark.usefixtures("vagrant_host")
+
+ONE, TWO = "debian_one_libvirt", "debian_two_libvirt"
+RECORD = """\
+#!/bin/sh
+echo "$*" >>{calls}
+exec {vagrant} "$@"
+"""
+
+
+class LibvirtProject(Project):
+    """A project whose two targets are libvirt's; every call of Vagrant's is counted."""
+
+    def write(self, script: str, *, boot_s: float = 400) -> None:  # type: ignore[override]
+        (self.folder / "targets.yaml").write_text(TARGETS.format(boot_s=boot_s))
+        (self.folder / "make.sh").write_text(f"#!/bin/sh\nset -eu\n{script}\n")
+
+    def count_calls(self, bin_folder: Path, vagrant: str) -> None:
+        bin_folder.mkdir()
+        shim = bin_folder / "vagrant"
+        shim.write_text(RECORD.format(calls=self.state / "calls", vagrant=vagrant))
+        shim.chmod(0o755)
+        self.environment["PATH"] = f"{bin_folder}:{self.environment['PATH']}"
+
+    def calls(self) -> list[str]:
+        """What Vagrant was asked for, without the names of machines."""
+        place = self.state / "calls"
+        lines = place.read_text().splitlines() if place.exists() else []
+        return [line.replace("--machine-readable ", "").split(" bo-")[0] for line in lines]
+
+    def log_of(self, target: str) -> str:
+        logs = sorted(self.folder.glob(f"runs/*/{target}/*.txt"))
+        return "".join(path.read_text(errors="replace") for path in logs)
+
+    def wait_until(self, words: str, target: str, child: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + 400
+        while words not in self.log_of(target):
+            assert child.poll() is None, f"build ended early: {self.log_of(target)[-2000:]}"
+            assert time.monotonic() < until, f"never said {words!r}: {self.log_of(target)[-2000:]}"
+            time.sleep(0.1)
+
+    def in_libvirt(self, run_uuid: str = "") -> list[str]:
+        """Domains and volumes of this project's runs."""
+        uuids = {run_uuid} if run_uuid else set(self.uuids())
+        return [each for each in in_libvirt() if any(f"bo-{uuid}" in each for uuid in uuids)]
+
+    def uuids(self) -> list[str]:
+        return [path.name for path in self.state.glob("build-orchestrator/runs/*")] + [
+            path.read_text().split('"run_uuid": "')[1][:32]
+            for path in self.folder.glob("runs/*/plan.json")
+        ]
+
+    def leftovers(self) -> list[str]:
+        """Whatever should not be there any more: domains, volumes, folders with keys, processes."""
+        found = self.in_libvirt()
+        found += [str(path) for path in self.state.glob("build-orchestrator/runs/*/machines/*")]
+        found += [str(path) for path in self.folder.rglob(".vagrant")]
+        return found + [f"process {pid}" for pid in self.vagrants()]
+
+    def vagrants(self) -> list[int]:
+        """Every process of Vagrant's that works for this project."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"VAGRANT_CWD={self.state}".encode() in environment:
+                found.append(int(entry.name))
+        return found
+
+    def destroy_all(self) -> None:
+        for pid in self.vagrants():
+            os.kill(pid, signal.SIGKILL)
+        for name in self.in_libvirt():
+            for words in ("destroy", "undefine", "vol-delete --pool default"):
+                argv = ["virsh", "-c", "qemu:///system", *words.split(), name]
+                subprocess.run(argv, capture_output=True, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[LibvirtProject]:
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
+        project = LibvirtProject(tmp_path / "project", Path(state))
+        try:
+            yield project
+        finally:
+            project.destroy_all()
+
+
+def test_two_targets_at_once_one_of_which_fails(project: LibvirtProject, tmp_path: Path) -> None:
+    """One is built and published, one fails for its own reasons; each costs two calls."""
+    vagrant = subprocess.run(["which", "vagrant"], stdout=subprocess.PIPE, text=True, check=True)
+    project.count_calls(tmp_path / "bin", vagrant.stdout.strip())
+    project.write(
+        'id -un; [ "$BUILD_DISTRO" = debian_one ] || exit 7; echo made >"$BUILD_OUTPUT/one.txt"'
+    )
+    done = project.build("up", "*", "-j2")
+
+    assert done.status == 1, done.stderr[-3000:]
+    assert "root" in project.log_of(ONE)
+    assert [path.read_text() for path in project.folder.glob("dist/dev/*/one.txt")] == ["made\n"]
+    assert "status 7" in done.stdout
+    assert project.leftovers() == []
+    calls = [call for call in project.calls() if not call.startswith("box add")]
+    assert sorted(calls) == ["destroy", "destroy", "up", "up"]
+
+
+def test_a_boot_that_takes_too_long_is_the_environments(project: LibvirtProject) -> None:
+    """Exit 3, and nothing is left of what Vagrant had begun."""
+    project.write("true", boot_s=8)
+    done = project.build("up", ONE)
+
+    assert done.status == 3, done.stderr[-3000:]
+    assert "boot: no end within its limit of 8 s" in done.stdout
+    assert project.leftovers() == []
+
+
+def test_an_interrupt_while_it_boots_leaves_nothing(project: LibvirtProject) -> None:
+    """SIGINT once the domain is there: exit 130, machine destroyed."""
+    project.write("true")
+    child = project.start("up", ONE)
+    until(project.in_libvirt, child)
+    child.send_signal(signal.SIGINT)
+
+    assert child.wait(timeout=120) == 130
+    assert project.leftovers() == []
+
+
+def test_a_kill_while_it_boots_is_swept_with_the_vagrant_that_lives_on(
+    project: LibvirtProject,
+) -> None:
+    """SIGKILL of ours leaves Vagrant at work; sweep ends it and whatever it has made."""
+    project.write("true")
+    child = project.start("up", ONE)
+    until(project.in_libvirt, child)
+    child.kill()
+    child.wait()
+    assert project.vagrants()
+    swept = project.build("sweep")
+
+    assert swept.status == 0, swept.stdout + swept.stderr
+    assert "destroyed" in swept.stdout
+    assert project.leftovers() == []
+
+
+def test_a_kill_and_an_interrupt_while_scripts_run(project: LibvirtProject) -> None:
+    """Two orchestrators: what the killed one leaves is swept, what the other has is spared."""
+    project.write("echo running; sleep 900")
+    killed = project.start("up", ONE)
+    interrupted = project.start("up", TWO)
+    project.wait_until("running", ONE, killed)
+    project.wait_until("running", TWO, interrupted)
+    killed.kill()
+    killed.wait()
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.stdout + swept.stderr
+    assert f"{ONE}-1  (its orchestrator is gone)" in swept.stdout
+    assert f"{TWO}-1  (its orchestrator is alive)" in swept.stdout
+    assert all(TWO in each for each in project.in_libvirt())
+    assert project.in_libvirt()
+
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(timeout=120) == 130
+    assert project.leftovers() == []
+
+
+def until(condition: Callable[[], object], child: subprocess.Popen[bytes]) -> None:
+    """Wait for something that a running `build` does."""
+    end = time.monotonic() + 300
+    while not condition():
+        assert child.poll() is None, "build ended early"
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
