@@ -1,0 +1,293 @@
+"""One launch: from the request to a machine that answers, or to nothing at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from build_orchestrator.command import run
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    Interrupted,
+    MachineLeaked,
+    MachineLost,
+    NoCapacity,
+)
+from build_orchestrator.machine import processes
+from build_orchestrator.machine.contract import MachineRequest, Notify
+from build_orchestrator.machine.ec2.api import Api, persist
+from build_orchestrator.machine.ec2.errors import NO_CAPACITY, Meaning, meaning_of
+from build_orchestrator.machine.ec2.launch import (
+    SSH_PORT,
+    Seen,
+    Shared,
+    host_keys,
+    is_last_place,
+    parameters,
+    place_of,
+)
+from build_orchestrator.machine.ec2.machine import Ec2Machine
+from build_orchestrator.machine.ec2.shared import user_key
+from build_orchestrator.machine.ec2.watch import Watch
+from build_orchestrator.model import Identity
+from build_orchestrator.transport.knock import knock
+from build_orchestrator.transport.ssh import Ssh
+
+DESTROY_S = 60.0
+KNOCK_S = 3.0
+PAUSE_S = 0.2
+CONSOLE_PAUSE_S = 1.0
+LONGEST_CONSOLE_PAUSE_S = 15.0
+FIRST_USE_AFTER_S = 60.0
+"""For so long the console is asked before a key is taken on first use, where that is allowed."""
+
+Identified = Callable[[Identity], None]
+
+
+@dataclass(kw_only=True)
+class Boot:
+    """One launch of one machine."""
+
+    request: MachineRequest
+    api: Api
+    watch: Watch
+    shared: Callable[[Deadline, Cancel], Shared]
+    """The run's key pair and group, made where they are missing."""
+    deadline: Deadline
+    cancel: Cancel
+    identified: Identified
+    notify: Notify
+    kept: Callable[[], None]
+    _machine: Ec2Machine | None = None
+    _unanswered: bool = False
+    _intended_at: float = 0.0
+    _limit_at: float = 0.0
+
+    def go(self) -> Ec2Machine:
+        """Return a machine that answers.
+
+        Raises:
+            NoCapacity: nothing was started.
+            MachineLost: it ended while it started.
+            MachineLeaked: nobody knows whether it was started, or it would not end.
+            EnvironmentFailure, DeadlineExceeded, Interrupted
+        """
+        try:
+            root = self.api.root_of(self.request.image.disk)
+            shared = self.shared(self.deadline, self.cancel)
+            now = self.api.now()
+            self._limit_at = now + self.request.limit_s
+            place = place_of(self.request)
+            launch = parameters(self.request, place, shared, root, now=now)
+            machine = self._launch(launch)
+            self._answering(machine)
+            return machine
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave nothing of what this boot has started.
+
+        Raises:
+            MachineLeaked: that cannot be proven.
+        """
+        if self._machine is None and not self._unanswered:
+            processes.remove_folder(Path(self.request.identity.folder), self.request.identity.name)
+            return
+        machine = self._machine or self._made(self._possible())
+        if not isinstance(error, Interrupted):
+            machine.save_console()
+        try:
+            machine.destroy(deadline=Deadline("destroy", DESTROY_S))
+        except MachineLeaked as leaked:
+            leaked.details = f"{leaked.details}\nBefore that: {error}".strip()
+            raise leaked from error
+
+    def _possible(self) -> Identity:
+        """A machine of which nobody knows whether it is: found by its name, if ever."""
+        details = {**known_place(self.request), "intended_at": f"{self._intended_at:.3f}"}
+        return dataclasses.replace(self.request.identity, details=details)
+
+    # --- the request ----------------------------------------------------------------------------
+
+    def _launch(self, launch: dict[str, Any]) -> Ec2Machine:
+        """Send the one request until it is answered: its token makes one machine of all of them."""
+        doing = f"launch {place_of(self.request)}"
+
+        def ask() -> str:
+            try:
+                answer = self.api.launcher.run_instances(**launch)
+            except Exception as error:
+                meaning = meaning_of(error)
+                if meaning is Meaning.NO_ANSWER:
+                    self._unanswered, self._intended_at = True, time.time()
+                elif meaning is Meaning.NO_CAPACITY:  # With a machine there, this is not said.
+                    self._unanswered = False
+                raise
+            self._unanswered = False
+            return str(answer["Instances"][0]["InstanceId"])
+
+        instance_id = persist(
+            ask,
+            doing,
+            deadline=self.deadline,
+            cancel=self.cancel,
+            elsewhere=not is_last_place(self.request),
+        )
+        machine = self._made(self._identity(instance_id))
+        self._machine = machine
+        self.identified(machine.identity)
+        self.watch.follow(machine.identity.name, instance_id, machine.died)
+        return machine
+
+    def _identity(self, instance_id: str) -> Identity:
+        place = place_of(self.request)
+        details = {
+            **known_place(self.request),
+            "instance": instance_id,
+            "instance_type": place.instance_type,
+            "market": "spot" if place.spot else "on-demand",
+            "launched_at": f"{time.time():.3f}",
+        }
+        return dataclasses.replace(self.request.identity, details=details)
+
+    def _made(self, identity: Identity) -> Ec2Machine:
+        return Ec2Machine(
+            identity,
+            self.api,
+            ssh_of(identity, options=self.request.distro.ssh_options),
+            watch=self.watch,
+            console=self.request.console,
+            limit_at=self._limit_at,
+            kept=self.kept,
+        )
+
+    # --- until it answers -----------------------------------------------------------------------
+
+    def _answering(self, machine: Ec2Machine) -> None:
+        seen = self._running(machine)
+        ssh = machine.ssh
+        ssh.host = self._address(seen)
+        details = {**machine.identity.details, "address": ssh.host}
+        machine.identity = dataclasses.replace(machine.identity, details=details)
+        self.identified(machine.identity)
+        self._knock(machine)
+        keys, machine.host_key = self._host_keys(machine)
+        ssh.pin(keys)
+        ssh.write_configuration()
+        ssh.wait(self.deadline, self.cancel, machine.seems_alive, listening=True)
+        self.watch.started(machine.identity.name)
+
+    def _running(self, machine: Ec2Machine) -> Seen:
+        """Wait until AWS has started it and given it the address that we want."""
+
+        def ready(seen: Seen) -> bool:
+            return not seen.alive or (seen.state == "running" and bool(self._address(seen)))
+
+        seen = self.watch.wait(
+            machine.identity.name, ready, deadline=self.deadline, cancel=self.cancel
+        )
+        if not seen.alive:
+            raise self._not_started(seen)
+        return seen
+
+    def _address(self, seen: Seen) -> str:
+        private = self.request.options.get("address") == "private"
+        return seen.private_address if private else seen.public_address
+
+    def _not_started(self, seen: Seen) -> EnvironmentFailure:
+        code = seen.reason_code.partition(".")[2]
+        if code in NO_CAPACITY:
+            return NoCapacity(
+                f"launch {place_of(self.request)}: AWS took it back ({code})",
+                details=seen.reason,
+                elsewhere=not is_last_place(self.request),
+            )
+        return MachineLost("AWS ended the machine while it started", details=seen.reason)
+
+    def _knock(self, machine: Ec2Machine) -> None:
+        ssh = machine.ssh
+
+        def check() -> None:
+            self.cancel.check()
+            machine.check_seems_alive()
+            if self.deadline.passed:
+                raise DeadlineExceeded(
+                    self.deadline.stage,
+                    self.deadline.limit_s,
+                    f"ssh on {ssh.host}:{ssh.port} to answer (does launch.allow_from let us in?)",
+                )
+
+        knock(
+            ssh.host,
+            ssh.port,
+            cancel=self.cancel,
+            check=check,
+            probe_s=KNOCK_S,
+            pause_s=PAUSE_S,
+        )
+
+    def _host_keys(self, machine: Ec2Machine) -> tuple[str, str]:
+        """The machine's host keys, and how they became known.
+
+        Only AWS's word counts: the console. Where a row allows it, the network's does, too.
+        """
+        first_use = self.request.options.get("host_key") == "first-use"
+        started, pause_s = time.monotonic(), CONSOLE_PAUSE_S
+        while True:
+            if keys := host_keys(machine.save_console()):
+                return keys, "console"
+            machine.check_seems_alive()
+            if first_use and time.monotonic() - started > FIRST_USE_AFTER_S:
+                self.notify(f"{machine.identity.target}: its host key is taken on first use")
+                return self._scanned(machine.ssh), "first-use"
+            if self.deadline.remaining_s < pause_s:
+                raise DeadlineExceeded(
+                    self.deadline.stage,
+                    self.deadline.limit_s,
+                    "its console to show the host keys that cloud-init prints; "
+                    "`launch.host_key: first-use` does without",
+                )
+            self.cancel.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_CONSOLE_PAUSE_S)
+
+    def _scanned(self, ssh: Ssh) -> str:
+        found = run(
+            ["ssh-keyscan", "-T", "10", "-p", str(ssh.port), ssh.host],
+            deadline=self.deadline,
+            cancel=self.cancel,
+        ).check("ssh-keyscan could not read the machine's host keys")
+        lines = found.stdout.decode(errors="replace").splitlines()
+        return "\n".join(line.split(" ", 1)[1] for line in lines if line[:1] not in ("", "#"))
+
+
+def known_place(request: MachineRequest) -> dict[str, str]:
+    """What another process needs to ask AWS about the machine, and to log in."""
+    options = request.options
+    return {
+        "region": options["region"],
+        "endpoint": options.get("endpoint", ""),
+        "user": options.get("user") or request.distro.ssh_user,
+        "port": options.get("port", str(SSH_PORT)),
+    }
+
+
+def ssh_of(identity: Identity, *, options: tuple[str, ...] = ()) -> Ssh:
+    """The connection to a machine; its address becomes known later."""
+    folder, user = Path(identity.folder), identity.details.get("user", "root")
+    return Ssh(
+        folder,
+        host=identity.details.get("address", ""),
+        port=int(identity.details.get("port", SSH_PORT)),
+        user=user,
+        identity_file=user_key(folder) if identity.folder else folder,
+        options=options,
+        become_root=user != "root",
+    )

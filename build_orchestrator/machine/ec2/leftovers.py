@@ -1,0 +1,106 @@
+"""What AWS shows of ours, whoever started it: found by tags alone.
+
+A run may have its orchestrator on another host, so its heartbeat is a tag, and its age is judged by
+AWS's clock. What carries no tag of ours is not seen at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from build_orchestrator.machine.ec2.api import Api, asking
+from build_orchestrator.machine.ec2.launch import (
+    HEARTBEAT,
+    KEPT_UNTIL,
+    NAME,
+    RUN,
+    SHARED_NAME,
+    shared_name,
+    tags_of,
+)
+from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
+from build_orchestrator.model import Identity
+
+SILENT_S = 3 * HEARTBEAT_S
+
+
+def find(api: Api, endpoint: str) -> list[Identity]:
+    """Every machine of ours that is alive in a region, and every run of which only what its
+    machines shared is left. ``spared`` among the details says why one is not to be touched."""
+    with asking(f"what is left in {api.region}"):
+        machines = [seen for seen in api.machines() if seen.alive]
+        shared = list(_shared(api))
+    place = {"region": api.region, "endpoint": endpoint}
+    found = []
+    for seen in machines:
+        match = NAME.fullmatch(seen.name)
+        # Both must be ours: a name alone anybody may give, and a tag may be copied.
+        if match is None or match["run_uuid"] != seen.tags.get(RUN):
+            continue
+        details = {**place, "instance": seen.instance_id, **_spared(api, seen.tags)}
+        found.append(
+            Identity(
+                provider="aws",
+                name=seen.name,
+                run_uuid=match["run_uuid"],
+                target=match["target"],
+                attempt=int(match["attempt"]),
+                details=details,
+            )
+        )
+    living = {identity.run_uuid for identity in found}
+    return found + _without_machines(api, shared, living, place)
+
+
+def _shared(api: Api) -> Iterator[Mapping[str, str]]:
+    """The tags of every key pair, security group and unused disk of ours."""
+    ours = [{"Name": "tag-key", "Values": [RUN]}]
+    for pair in api.ec2.describe_key_pairs(Filters=ours).get("KeyPairs", ()):
+        yield tags_of(pair)
+    for group in api.ec2.describe_security_groups(Filters=ours).get("SecurityGroups", ()):
+        yield tags_of(group)
+    unused = [*ours, {"Name": "status", "Values": ["available"]}]
+    for volume in api.ec2.describe_volumes(Filters=unused).get("Volumes", ()):
+        yield tags_of(volume)
+
+
+def _without_machines(
+    api: Api, shared: Iterable[Mapping[str, str]], living: set[str], place: Mapping[str, str]
+) -> list[Identity]:
+    """One identity for each run of which no machine is alive; it stands for what is left."""
+    runs: dict[str, list[Mapping[str, str]]] = {}
+    for tags in shared:
+        if SHARED_NAME.fullmatch(shared_name(tags[RUN])) and tags[RUN] not in living:
+            runs.setdefault(tags[RUN], []).append(tags)
+    found = []
+    for run_uuid, each in runs.items():
+        newest = max(each, key=lambda tags: tags.get(HEARTBEAT, "0").rjust(20, "0"))
+        found.append(
+            Identity(
+                provider="aws",
+                name=shared_name(run_uuid),
+                run_uuid=run_uuid,
+                target="",
+                attempt=0,
+                details={**place, **_spared(api, newest)},
+            )
+        )
+    return found
+
+
+def _spared(api: Api, tags: Mapping[str, str]) -> dict[str, str]:
+    """Why something is not to be destroyed now, for those who know nothing else of it."""
+    silent_s = api.now() - _number(tags, HEARTBEAT)
+    if silent_s < SILENT_S:
+        return {"spared": f"its orchestrator was alive {max(0, int(silent_s))} s ago"}
+    if (until := _number(tags, KEPT_UNTIL)) > api.now():
+        return {"spared": f"kept until {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(until))}"}
+    return {}
+
+
+def _number(tags: Mapping[str, str], name: str) -> float:
+    try:
+        return float(tags.get(name, "0"))
+    except ValueError:  # Somebody wrote into it by hand.
+        return 0.0

@@ -1,0 +1,150 @@
+"""The provider ``aws``: one EC2 instance for each machine, and nothing that outlives the run.
+
+In AWS's account everything of ours carries a tag with the run's uuid and the name of the machine;
+tags, not our memory, are what a sweep from another host goes by.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.machine.contract import Abilities, Cloud, MachineRequest, Notify, silent
+from build_orchestrator.machine.ec2 import leftovers
+from build_orchestrator.machine.ec2.api import Api, api_of
+from build_orchestrator.machine.ec2.boot import Boot, known_place, ssh_of
+from build_orchestrator.machine.ec2.launch import (
+    Root,
+    Shared,
+    parameters,
+    place_of,
+    shared_name,
+)
+from build_orchestrator.machine.ec2.machine import Ec2Machine
+from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_shared, user_key
+from build_orchestrator.machine.ec2.watch import Watch
+from build_orchestrator.model import Identity
+
+
+@dataclass(kw_only=True)
+class _Ground:
+    """What the machines of one run have in common in one region."""
+
+    api: Api
+    watch: Watch
+    run_uuid: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    shared: Shared | None = None
+    kept: bool = False
+
+    def keep(self) -> None:
+        self.kept = True
+
+
+class Ec2Provider:
+    """Launches machines in AWS."""
+
+    name = "aws"
+    abilities = Abilities()
+
+    def __init__(self, notify: Notify = silent, cloud: Cloud = Cloud()) -> None:  # noqa: B008
+        """``notify`` hears what is not part of any one build."""
+        self._notify = notify
+        self._cloud = cloud
+        self._grounds: dict[tuple[str, str, str], _Ground] = {}
+        self._lock = threading.Lock()
+
+    def rendered(self, request: MachineRequest) -> Mapping[str, str]:
+        name = shared_name(request.identity.run_uuid)
+        shared = Shared(key_name=name, group_id=request.options.get("security_group_id") or name)
+        launch = parameters(
+            request, place_of(request), shared, Root(device="ROOT", size_gib=1), now=0.0
+        )
+        user_data = launch.pop("UserData")
+        return {"launch.json": json.dumps(launch, indent=2) + "\n", "user-data.sh": user_data}
+
+    def boot(
+        self,
+        request: MachineRequest,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+        identified: Callable[[Identity], None],
+    ) -> Ec2Machine:
+        place = known_place(request)
+        api = api_of(place["region"], place["endpoint"])
+        ground = self._ground(api, request.identity.run_uuid)
+
+        def shared(deadline: Deadline, cancel: Cancel) -> Shared:
+            return self._shared(ground, request, deadline, cancel)
+
+        return Boot(
+            request=request,
+            api=api,
+            watch=ground.watch,
+            shared=shared,
+            deadline=deadline,
+            cancel=cancel,
+            identified=identified,
+            notify=self._notify,
+            kept=ground.keep,
+        ).go()
+
+    def adopt(self, identity: Identity) -> Ec2Machine:
+        details = identity.details
+        api = api_of(details.get("region", ""), details.get("endpoint", ""))
+        return Ec2Machine(identity, api, ssh_of(identity))
+
+    def leftovers(self) -> list[Identity]:
+        """What AWS shows of ours in the regions that were named; see ``leftovers``."""
+        endpoint = self._cloud.endpoint
+        return [
+            identity
+            for region in self._cloud.regions
+            for identity in leftovers.find(api_of(region, endpoint), endpoint)
+        ]
+
+    def close(self, *, deadline: Deadline) -> tuple[str, ...]:
+        """The run is over: remove what its machines shared.
+
+        Returns:
+            What could not be removed, in words. It costs nothing, and a sweep finds it.
+        """
+        left = []
+        for ground in self._grounds.values():
+            ground.watch.close()
+            text = remove_shared(ground.api, ground.run_uuid, deadline=deadline)
+            if text and not (ground.kept and IN_USE in text):
+                left.append(
+                    f"{text} ({ground.api.region}); `build sweep --provider aws` removes it"
+                )
+        self._grounds.clear()
+        return tuple(left)
+
+    def _ground(self, api: Api, run_uuid: str) -> _Ground:
+        with self._lock:
+            key = (api.region, api.endpoint, run_uuid)
+            if key not in self._grounds:
+                watch = Watch(api, run_uuid)
+                self._grounds[key] = _Ground(api=api, watch=watch, run_uuid=run_uuid)
+            return self._grounds[key]
+
+    def _shared(
+        self, ground: _Ground, request: MachineRequest, deadline: Deadline, cancel: Cancel
+    ) -> Shared:
+        with ground.lock:
+            if ground.shared is None:
+                ground.shared, ids = make_shared(
+                    ground.api,
+                    ground.run_uuid,
+                    request.options,
+                    user_key(Path(request.identity.folder)),
+                    deadline=deadline,
+                    cancel=cancel,
+                )
+                ground.watch.beat_for(*ids)
+            return ground.shared

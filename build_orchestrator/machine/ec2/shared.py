@@ -1,0 +1,294 @@
+"""What the machines of one run share in one region: a key pair and a security group.
+
+Both are made for the run alone and removed after it. AWS gets the public half of the key; the
+private one stays in the run's state folder, mode 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from build_orchestrator.command import run
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure, OrchestratorError
+from build_orchestrator.locks import private_folder
+from build_orchestrator.machine.ec2.api import PATIENT, Api, persist
+from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of
+from build_orchestrator.machine.ec2.launch import (
+    RUN,
+    SSH_PORT,
+    Shared,
+    shared_name,
+    shared_tags,
+    tag_list,
+)
+
+WHO_AM_I = "https://checkip.amazonaws.com"
+"""Says from which address it was asked; Amazon's own."""
+WHO_AM_I_S = 10.0
+USER_KEY = "id_ed25519"
+KEYGEN = ("-q", "-t", "ed25519", "-N", "", "-C", "build-orchestrator")
+FOLDER = "aws"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+RELEASE_PAUSE_S = 2.0
+IN_USE = "a machine of the run uses it"
+
+
+def user_key(machine_folder: Path) -> Path:
+    """Where the private key of a run is, seen from the folder of one of its machines."""
+    return machine_folder.parents[1] / FOLDER / USER_KEY
+
+
+def make_shared(
+    api: Api,
+    run_uuid: str,
+    options: Mapping[str, str],
+    key: Path,
+    *,
+    deadline: Deadline,
+    cancel: Cancel,
+) -> tuple[Shared, tuple[str, ...]]:
+    """Make the run's key pair and security group; return them, and the ids of what was made.
+
+    What an earlier answer was lost of is found by its name, and used.
+
+    Raises:
+        EnvironmentFailure: AWS will not have them, or the caller's address is not known.
+    """
+    key_id = _import_key(api, run_uuid, _public_key(key, deadline), deadline, cancel)
+    if group := options.get("security_group_id"):
+        return Shared(key_name=shared_name(run_uuid), group_id=group), (key_id,)
+    group = _make_group(api, run_uuid, options, deadline, cancel)
+    return Shared(key_name=shared_name(run_uuid), group_id=group), (key_id, group)
+
+
+def _public_key(key: Path, deadline: Deadline) -> str:
+    """The public half of the run's key; both are made where they are missing."""
+    public = key.with_name(f"{key.name}.pub")
+    if not public.exists():
+        private_folder(key.parent)
+        run(
+            ["ssh-keygen", *KEYGEN, "-f", str(key)],
+            deadline=deadline,
+        ).check("ssh-keygen could not make a key")
+    return public.read_text().strip()
+
+
+def _import_key(api: Api, run_uuid: str, public: str, deadline: Deadline, cancel: Cancel) -> str:
+    name = shared_name(run_uuid)
+
+    def ask() -> str:
+        found = api.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])
+        for pair in found.get("KeyPairs", ()):
+            return str(pair["KeyPairId"])
+        answer = api.ec2.import_key_pair(
+            KeyName=name,
+            PublicKeyMaterial=public.encode(),
+            TagSpecifications=[_tagged("key-pair", run_uuid, api)],
+        )
+        return str(answer["KeyPairId"])
+
+    return persist(ask, "the run's key pair", deadline=deadline, cancel=cancel)
+
+
+def _make_group(
+    api: Api, run_uuid: str, options: Mapping[str, str], deadline: Deadline, cancel: Cancel
+) -> str:
+    doing = "the run's security group"
+    source = _allowed(api, options)
+    port = int(options.get("port", SSH_PORT))
+    name = shared_name(run_uuid)
+
+    def make() -> str:
+        for group in _groups(api, run_uuid):
+            return str(group["GroupId"])
+        network = _network_of(api, options.get("subnet_id", ""))
+        answer = api.ec2.create_security_group(
+            GroupName=name,
+            Description="The machines of one run of build-orchestrator; removed after it",
+            TagSpecifications=[_tagged("security-group", run_uuid, api)],
+            **({"VpcId": network} if network else {}),
+        )
+        return str(answer["GroupId"])
+
+    group_id = persist(make, doing, deadline=deadline, cancel=cancel)
+
+    def open_port() -> None:
+        try:
+            api.ec2.authorize_security_group_ingress(
+                GroupId=group_id,
+                IpPermissions=[_permission(source, port)],
+            )
+        except Exception as error:
+            if code_of(error) != "InvalidPermission.Duplicate":  # A lost answer, asked again.
+                raise
+
+    patient = frozenset({*PATIENT, Meaning.GONE})
+    persist(open_port, doing, deadline=deadline, cancel=cancel, patient=patient)
+    return group_id
+
+
+def _permission(source: str, port: int) -> dict[str, Any]:
+    ranges: dict[str, Any] = (
+        {"Ipv6Ranges": [{"CidrIpv6": source}]}
+        if ":" in source
+        else {"IpRanges": [{"CidrIp": source}]}
+    )
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **ranges}
+
+
+def _network_of(api: Api, subnet: str) -> str:
+    """The network that a subnet is part of; empty for the default one."""
+    if not subnet:
+        return ""
+    return str(api.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"])
+
+
+def _tagged(kind: str, run_uuid: str, api: Api) -> dict[str, Any]:
+    return {"ResourceType": kind, "Tags": tag_list(shared_tags(run_uuid, now=api.now()))}
+
+
+def _groups(api: Api, run_uuid: str) -> list[dict[str, Any]]:
+    found = api.ec2.describe_security_groups(Filters=[{"Name": f"tag:{RUN}", "Values": [run_uuid]}])
+    return list(found.get("SecurityGroups", ()))
+
+
+# --- who may connect ----------------------------------------------------------------------------
+
+
+def _allowed(api: Api, options: Mapping[str, str]) -> str:
+    """From where the machines may be reached: as configured, else from here alone."""
+    given = options.get("allow_from", "auto")
+    if given != "auto":
+        return given
+    host = urlsplit(api.ec2.meta.endpoint_url).hostname or ""
+    if host in LOOPBACK:
+        return "127.0.0.1/32"
+    if options.get("address", "public") == "private":
+        return _host_range(_own_address(host))
+    try:
+        with urllib.request.urlopen(WHO_AM_I, timeout=WHO_AM_I_S) as answer:
+            return _host_range(answer.read(64).decode("ascii", errors="replace").strip())
+    except (urllib.error.URLError, OSError, EnvironmentFailure) as error:
+        raise EnvironmentFailure(
+            "this host's own public address is not known, so nobody could be let in",
+            details=f"{WHO_AM_I}: {getattr(error, 'reason', error)}",
+            resolution="Set launch.allow_from in targets.yaml, such as 203.0.113.7/32.",
+        ) from error
+
+
+def _own_address(host: str) -> str:
+    """The address that this host has towards another; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 443))
+        return str(probe.getsockname()[0])
+
+
+def _host_range(address: str) -> str:
+    import ipaddress
+
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError as error:
+        raise EnvironmentFailure(f"{address!r} is not an address") from error
+    return f"{found}/{found.max_prefixlen}"
+
+
+# --- their end ----------------------------------------------------------------------------------
+
+
+def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
+    """Remove what the run's machines shared, and disks that outlived them.
+
+    The group stays while a machine of the run lives (a kept one), and can go only when the last
+    has ended, which may take AWS a minute. Twice is harmless.
+
+    Returns:
+        What is left, in words; empty where nothing is.
+    """
+    left = []
+    for kind, remove in (("key pair", _remove_key), ("volume", _remove_volumes)):
+        try:
+            remove(api, run_uuid, deadline)
+        except OrchestratorError as error:
+            left.append(f"{kind} of run {run_uuid}: {error.brief}")
+    try:
+        _remove_group(api, run_uuid, deadline)
+    except OrchestratorError as error:
+        left.append(f"security group {shared_name(run_uuid)}: {error.brief}")
+    return "; ".join(left)
+
+
+def _remove_key(api: Api, run_uuid: str, deadline: Deadline) -> None:
+    def ask() -> None:
+        # Deleting what is not there is no error on AWS.
+        api.ec2.delete_key_pair(KeyName=shared_name(run_uuid))
+
+    persist(ask, "delete the key pair", deadline=deadline, cancel=NEVER)
+
+
+def _remove_volumes(api: Api, run_uuid: str, deadline: Deadline) -> None:
+    """Disks are deleted with their machines; one that is not attached has been left behind."""
+
+    def ask() -> None:
+        found = api.ec2.describe_volumes(
+            Filters=[
+                {"Name": f"tag:{RUN}", "Values": [run_uuid]},
+                {"Name": "status", "Values": ["available"]},
+            ]
+        )
+        for volume in found.get("Volumes", ()):
+            with _unless_gone():
+                api.ec2.delete_volume(VolumeId=volume["VolumeId"])
+
+    persist(ask, "delete the disks", deadline=deadline, cancel=NEVER)
+
+
+def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
+    doing = "delete the security group"
+    while True:
+        groups = persist(lambda: _groups(api, run_uuid), doing, deadline=deadline, cancel=NEVER)
+        if not groups:
+            return
+        machines = persist(
+            lambda: api.machines(run=run_uuid), doing, deadline=deadline, cancel=NEVER
+        )
+        if any(machine.alive for machine in machines):
+            raise EnvironmentFailure(IN_USE)
+        # Its network interfaces are released when the machines have ended, not before.
+        ended = all(machine.state == "terminated" for machine in machines)
+        if ended and all(_is_deleted(api, str(group["GroupId"])) for group in groups):
+            return
+        if deadline.passed:
+            raise deadline.exceeded()
+        NEVER.sleep(min(RELEASE_PAUSE_S, deadline.remaining_s))
+
+
+def _is_deleted(api: Api, group_id: str) -> bool:
+    """Delete a group, unless something still uses it."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        api.ec2.delete_security_group(GroupId=group_id)
+    except (BotoCoreError, ClientError) as error:
+        return code_of(error) in GONE
+    return True
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) not in GONE:
+            raise

@@ -1,0 +1,75 @@
+"""Projects whose targets are machines of the EC2 stand-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.contract.projects import OUTPUT, SCRIPT, Done, Project
+from tests.standins.ec2 import CREDENTIALS, PORT, REGION, Ec2
+
+TARGET = "debian_bookworm_aws"
+DEADLINES = {"boot_s": 30, "transfer_s": 20, "provision_s": 60, "collect_s": 20, "destroy_s": 20}
+
+
+class AwsProject(Project):
+    """A checkout with targets on the stand-in, and a home that nobody shares."""
+
+    def __init__(self, home: Path, server: Ec2) -> None:
+        self.server = server
+        super().__init__(home)
+        self.environ |= CREDENTIALS
+        self.before = set(server.shown()["instances"])
+
+    def write(  # type: ignore[override]
+        self,
+        *,
+        script: str = SCRIPT,
+        ami: str = "",
+        names: tuple[str, ...] = ("debian_bookworm",),
+        attempts: int = 1,
+        destinations: tuple[str, ...] = ("dist/",),
+        launch: dict[str, Any] | None = None,
+        secrets: tuple[str, ...] = (),
+        **deadlines: float,
+    ) -> AwsProject:
+        """Write targets.yaml and the script; ``launch`` adds to how machines are launched."""
+        row = {"image": {"ami": ami or self.server.ami}}
+        content = {
+            "schema": 1,
+            "defaults": {
+                "attempts": attempts,
+                "destinations": list(destinations),
+                "deadlines": {**DEADLINES, **deadlines},
+                "launch": {"region": REGION, "port": PORT, **(launch or {})},
+            },
+            "distros": {
+                name: {"distribution": "Debian", "release": name, "providers": {"aws": row}}
+                for name in names
+            },
+            "recipes": {
+                "agent": {
+                    "script": "make.sh",
+                    "outputs": [{"name": OUTPUT if len(names) == 1 else "{target}.txt"}],
+                    "secrets": list(secrets),
+                }
+            },
+        }
+        (self.folder / "targets.yaml").write_text(yaml.safe_dump(content))
+        (self.folder / "make.sh").write_text(script)
+        return self
+
+    def at_standin(self, *arguments: str, **environ: str) -> Done:
+        """Run ``build`` against the stand-in."""
+        return self.build(*arguments, "--aws-endpoint", self.server.endpoint, **environ)
+
+    def up(self, *arguments: str, **environ: str) -> Done:
+        """Run ``build up`` for the one target."""
+        return self.at_standin("up", TARGET, *arguments, **environ)
+
+    def launched(self) -> list[dict[str, Any]]:
+        """Every machine that was ever launched for this project, in no order."""
+        shown = self.server.shown()["instances"]
+        return [each for name, each in shown.items() if name not in self.before]

@@ -1,0 +1,251 @@
+"""What can go wrong between us and EC2: the right exit code, the right number of machines ever
+launched, and nothing left; or exit 5, the machine named, and nothing left after a sweep."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.contract.machines import until
+from tests.contract.projects import SCRIPT, until_event
+from tests.real.aws_projects import TARGET, AwsProject
+from tests.standins.ec2 import Ec2, ec2_server
+
+ZONES = ["eu-west-1a", "eu-west-1b"]
+WAITS = f"{SCRIPT}echo waiting\nsleep 60\n"
+# What comes first in the PATH of a machine without a disk: its `tar` decides how collecting goes.
+DIES_AT_COLLECT = f"""{SCRIPT}
+cat >"$MACHINE_SHIMS/tar" <<'END'
+#!/bin/sh
+poweroff
+sleep 9
+END
+chmod +x "$MACHINE_SHIMS/tar"
+"""
+CAPACITY = "InsufficientInstanceCapacity"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Ec2]:
+    require("sshd", "unshare", "ssh", "ssh-keygen")
+    with ec2_server() as server:
+        yield server
+
+
+@pytest.fixture
+def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
+    made = AwsProject(tmp_path / "home", server)
+    yield made
+    made.end()
+    server.reset()
+
+
+def ends(project: AwsProject, status: int, *, launched: int, left: bool = False) -> None:
+    """Run ``build up``, and see how it ends and what it has left."""
+    done = project.up()
+    assert done.status == status, done.words
+    assert len(project.launched()) == launched, done.words
+    assert bool(project.server.left()) == left, done.words
+    if not left:
+        project.assert_nothing_left()
+
+
+def test_a_full_zone_is_left_for_the_next(project: AwsProject) -> None:
+    """Capacity is no failure while another place is left; it costs no attempt."""
+    project.write(launch={"zones": ZONES})
+    project.server.fault("RunInstances", CAPACITY, status=500)
+    ends(project, 0, launched=1)
+    (machine,) = project.launched()
+    assert machine["zone"] == ZONES[1]
+    assert machine["name"].endswith("-2"), "each place tried is an attempt with a token of its own"
+
+
+def test_no_capacity_anywhere_is_the_environments_fault(project: AwsProject) -> None:
+    """Every place is asked once, and the error names what to try."""
+    project.write(launch={"zones": ZONES, "instance_types": ["t3.small", "t3.large"]})
+    asked = project.server.shown()["actions"].get("RunInstances", 0)
+    project.server.fault("RunInstances", CAPACITY, times=4)
+    ends(project, 3, launched=0)
+    assert project.server.shown()["actions"]["RunInstances"] - asked == 4
+    assert "launch.zones" in project.row()["failure"]["resolution"]
+
+
+def test_spot_falls_back_to_on_demand(project: AwsProject) -> None:
+    """Where spot has nothing, the same machine is asked for on demand."""
+    project.write(launch={"spot": True})
+    project.server.fault("RunInstances", "SpotMaxPriceTooLow")
+    ends(project, 0, launched=1)
+    assert [each["spot"] for each in project.launched()] == [False]
+
+
+def test_a_quota_is_not_asked_again(project: AwsProject) -> None:
+    """No other place helps against it."""
+    project.write(launch={"zones": ZONES})
+    asked = project.server.shown()["actions"].get("RunInstances", 0)
+    project.server.fault("RunInstances", "VcpuLimitExceeded")
+    ends(project, 3, launched=0)
+    assert project.server.shown()["actions"]["RunInstances"] - asked == 1
+    assert "quota" in project.row()["failure"]["resolution"]
+
+
+def test_a_throttled_launch_is_repeated(project: AwsProject) -> None:
+    """Too many requests: the same one a little later."""
+    project.server.fault("RunInstances", "RequestLimitExceeded", status=503, times=2)
+    ends(project, 0, launched=1)
+
+
+def test_a_lost_answer_makes_no_second_machine(project: AwsProject) -> None:
+    """AWS has launched it, and we were told that it failed."""
+    project.server.fault("RunInstances", after=True)
+    ends(project, 0, launched=1)
+
+
+def test_a_launch_that_is_never_answered_is_found_by_its_name(project: AwsProject) -> None:
+    """Time is up, and what AWS has made all the same is terminated."""
+    project.write(boot_s=2)
+    project.server.fault("RunInstances", after=True, times=9)
+    ends(project, 3, launched=1)
+
+
+def test_a_machine_that_is_not_known_everywhere_yet_is_waited_for(project: AwsProject) -> None:
+    """AWS may not show for a while what it has just made, and may not know it when asked to end."""
+    project.server.fault("DescribeInstances", blank=True, times=3)
+    project.server.fault("TerminateInstances", "InvalidInstanceID.NotFound")
+    project.write(script="exit 1\n")
+    ends(project, 1, launched=1)
+
+
+def test_a_group_that_is_not_known_everywhere_yet_is_waited_for(project: AwsProject) -> None:
+    """What we have just made is not an error of ours."""
+    project.server.fault("RunInstances", "InvalidGroup.NotFound")
+    project.server.fault("AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound")
+    ends(project, 0, launched=1)
+
+
+def test_a_reclaimed_machine_is_replaced(project: AwsProject) -> None:
+    """Spot took it in the middle of the script: a new machine, another place."""
+    project.write(script=f"{SCRIPT}echo waiting\nsleep 2\n", attempts=2, launch={"spot": True})
+    with ending_a_machine(project, "waiting"):
+        ends(project, 0, launched=2)
+    assert sorted(each["spot"] for each in project.launched()) == [False, True]
+    assert "SpotInstanceTermination" in project.log(TARGET) + str(project.report())
+
+
+@pytest.mark.parametrize(
+    ("word", "script"),
+    [("", SCRIPT), ("waiting", WAITS), (None, DIES_AT_COLLECT)],
+    ids=["boot", "provision", "collect"],
+)
+def test_a_machine_that_dies_is_the_environments_fault(
+    project: AwsProject, word: str | None, script: str
+) -> None:
+    """Whenever it dies, AWS says why, and that is what the report says."""
+    project.write(script=script)
+    if word is None:
+        ends(project, 3, launched=1)
+    else:
+        with ending_a_machine(project, word):
+            ends(project, 3, launched=1)
+    failure = project.row()["failure"]
+    assert "ended" in failure["brief"], failure
+
+
+def test_an_api_that_is_gone_for_a_while_is_waited_for(project: AwsProject) -> None:
+    """A machine that works goes on working, and is terminated when AWS answers again."""
+    project.write(script=f"{SCRIPT}echo waiting\nsleep 1\n")
+    with at_the_word(project, "waiting", lambda: project.server.fault("*", status=503, seconds=5)):
+        ends(project, 0, launched=1)
+
+
+def test_a_machine_that_cannot_be_terminated_is_named(project: AwsProject) -> None:
+    """Exit 5, its id in the report, the artifact published all the same; a sweep ends it."""
+    project.server.fault("TerminateInstances", "OperationNotPermitted")
+    ends(project, 5, launched=1, left=True)
+    row = project.row()
+    (instance,) = project.server.alive()
+    assert row["machine"] == "leaked"
+    assert instance in row["failure"]["brief"]
+    assert [each["state"] for each in row["published"]] == ["yes"]
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(project: AwsProject) -> None:
+    """No signal leaves a machine, a key or a group behind for longer than until the next sweep."""
+    project.write(script=WAITS)
+    arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
+    with project.started(*arguments) as child:
+        until_event(child, "waiting")
+        child.terminate()
+        assert child.wait(timeout=60) == 143
+    assert project.server.left() == []
+    with project.started(*arguments) as child:
+        until_event(child, "waiting")
+        spared = project.at_standin("sweep", "--provider", "aws")
+        assert "spared" in spared.stdout
+        child.kill()
+    assert len(project.server.alive()) == 1
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def test_one_question_is_asked_for_all_machines(project: AwsProject) -> None:
+    """However many build at once: one poller, one key pair, one group."""
+    count = 20
+    before = project.server.shown()["actions"]
+    project.write(
+        names=tuple(f"distro_{number}" for number in range(count)),
+        script='echo made >"$BUILD_OUTPUT/$BUILD_TARGET.txt"\nsleep 2\n',
+    )
+    done = project.at_standin("up", "*_aws", "-qq", "--jobs", str(count))
+    assert done.status == 0, done.words
+    after = project.server.shown()["actions"]
+    asked = {name: times - before.get(name, 0) for name, times in after.items()}
+    assert (asked["RunInstances"], asked["TerminateInstances"]) == (count, count)
+    assert (asked["ImportKeyPair"], asked["CreateSecurityGroup"]) == (1, 1)
+    assert asked["DescribeInstances"] < count
+    assert project.server.left() == []
+
+
+# --- at the right moment ------------------------------------------------------------------------
+
+
+class at_the_word:
+    """Do something once the log of the run says a word (empty: once there is a machine)."""
+
+    def __init__(self, project: AwsProject, word: str, act: Callable[[], object]) -> None:
+        self._project, self._word, self._act = project, word, act
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(timeout=10)
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            logs = list(self._project.folder.glob(f"runs/*/{TARGET}/log.txt"))
+            said = any(f" {self._word}\n" in log.read_text() for log in logs)
+            if said if self._word else self._project.server.alive():
+                self._act()
+                return
+            time.sleep(0.02)
+
+
+def ending_a_machine(project: AwsProject, word: str) -> at_the_word:
+    def end() -> None:
+        until(project.server.alive)
+        project.server.reclaim(project.server.alive()[0])
+
+    return at_the_word(project, word, end)

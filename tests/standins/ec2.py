@@ -1,0 +1,434 @@
+"""An EC2 on loopback: moto's server, as a process of its own, whose instances are real processes.
+
+``python -m tests.standins.ec2 FOLDER [IMAGE]`` prints its address and serves until its standard
+input closes; then every machine is killed. It also serves S3 and Systems Manager. What moto leaves
+out, and AWS does, is done here:
+
+- a ClientToken makes one machine of any number of requests, and is refused with other parameters;
+- machines are ``pending`` and ``shutting-down`` for a moment;
+- a machine that powers itself off is terminated or stopped, as it was launched to be;
+- a security group that is in use cannot be deleted;
+- the console is the machine's own, and so is the key pair that it was launched with.
+
+Each machine has an address of its own in 127.0.0.0/8. ``/standin`` takes JSON: faults to inject,
+and machines to reclaim; a GET of it tells what was asked for (see ``Ec2``).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+PORT = 2222
+REGION = "eu-west-1"
+PENDING_S = 0.2
+SHUTTING_DOWN_S = 0.3
+XML = [("Content-Type", "text/xml")]
+ERROR = (
+    "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
+    "<Message>{message}</Message></Error></Errors><RequestID>1</RequestID></Response>"
+)
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIASTANDIN000000000",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-of-the-stand-in",
+    "AWS_REGION": REGION,
+}
+
+
+# --- for tests ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ec2:
+    """A running stand-in."""
+
+    endpoint: str
+    ami: str
+    """An image without a disk: an sshd of this host."""
+    machine_ami: str
+    """An image that QEMU boots; empty where none was given."""
+    folder: Path
+
+    def fault(self, action: str, code: str = "", **how: Any) -> None:
+        """Let requests fail.
+
+        Args:
+            action: such as RunInstances; ``*`` for all of EC2.
+            code: the error's; without one, an internal error.
+            how: ``status`` (400; without a code 500), ``times`` (1), ``skip`` (so many first),
+                ``seconds`` (for so long, instead of times), ``after`` (do it, then fail),
+                ``blank`` (say that there is nothing).
+        """
+        self._say({"fault": {"action": action, "code": code, **how}})
+
+    def reclaim(self, instance_id: str) -> None:
+        """Take a spot machine back."""
+        self._say({"reclaim": instance_id})
+
+    def reset(self) -> None:
+        """Forget all faults, and end and remove everything."""
+        self._say({"reset": True})
+
+    def shown(self) -> dict[str, Any]:
+        """``actions`` (name -> how often asked), ``instances`` (id -> name, state, ...), ``keys``,
+        ``groups``, ``volumes``."""
+        with urllib.request.urlopen(f"{self.endpoint}/standin", timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def alive(self) -> list[str]:
+        """The ids of machines that have not ended."""
+        shown = self.shown()["instances"].items()
+        return [name for name, each in shown if each["state"] not in ("terminated", ENDING)]
+
+    def left(self) -> list[str]:
+        """Everything of ours that AWS would still show: machines, keys, groups, volumes."""
+        shown = self.shown()
+        return [*self.alive(), *shown["keys"], *shown["groups"], *shown["volumes"]]
+
+    def _say(self, what: dict[str, Any]) -> None:
+        data = json.dumps(what).encode()
+        with urllib.request.urlopen(f"{self.endpoint}/standin", data=data, timeout=30):
+            pass
+
+
+ENDING = "shutting-down"
+
+
+@contextlib.contextmanager
+def ec2_server(image: Path | None = None) -> Iterator[Ec2]:
+    """A stand-in that lives as long as the block; ``image`` is a bootstrapped image's folder."""
+    with tempfile.TemporaryDirectory(prefix="ec2-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        log = os.open(folder / "server.log", os.O_WRONLY | os.O_CREAT)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.standins.ec2", place, *([str(image)] if image else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, **CREDENTIALS, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
+        )
+        os.close(log)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            line = child.stdout.readline()
+            assert line, (folder / "server.log").read_text()
+            yield Ec2(folder=folder, **json.loads(line))
+        finally:
+            child.stdin.close()
+            child.wait(timeout=30)
+            child.stdout.close()
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+
+class Standin:
+    """In front of moto: faults, launch tokens, and groups in use. One request at a time."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.lock = threading.RLock()
+        self._actions: dict[str, int] = {}
+        self._faults: list[dict[str, Any]] = []
+        self._launched: dict[str, tuple[str, bytes]] = {}
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        if environ["PATH_INFO"] == "/standin":
+            status, headers, answer = self._control(body)
+        else:
+            environ["wsgi.input"] = io.BytesIO(body)
+            is_ec2 = b"Action=" in body[:4096]
+            asked = dict(urllib.parse.parse_qsl(body.decode())) if is_ec2 else {}
+            with self.lock:
+                status, headers, answer = self._answer(environ, asked)
+        start_response(status, headers)
+        return [answer]
+
+    def _answer(self, environ: Environ, asked: dict[str, str]) -> tuple[str, Any, bytes]:
+        action = asked.get("Action", "")
+        if not action:
+            return self._moto(environ)
+        self._actions[action] = self._actions.get(action, 0) + 1
+        fault = self._fault_for(action)
+        if fault is not None and not fault.get("after"):
+            return _refusal(fault)
+        if action == "DeleteSecurityGroup" and _in_use(asked["GroupId"]):
+            return _refusal({"code": "DependencyViolation"})
+        answer = self._launch(environ, asked) if action == "RunInstances" else self._moto(environ)
+        return answer if fault is None else _refusal(fault)
+
+    def _launch(self, environ: Environ, asked: dict[str, str]) -> tuple[str, Any, bytes]:
+        """One token makes one machine."""
+        token, wanted = asked["ClientToken"], json.dumps(asked, sort_keys=True)
+        if token in self._launched:
+            parameters, answer = self._launched[token]
+            if parameters != wanted:
+                return _refusal({"code": "IdempotentParameterMismatch"})
+            return "200 OK", XML, answer
+        status, headers, answer = self._moto(environ)
+        if status.startswith("200"):
+            self._launched[token] = (wanted, answer)
+        return status, headers, answer
+
+    def _moto(self, environ: Environ) -> tuple[str, Any, bytes]:
+        started: list[Any] = []
+        answer = b"".join(self._application(environ, lambda *said: started.extend(said[:2])))
+        return started[0], started[1], answer
+
+    def _fault_for(self, action: str) -> dict[str, Any] | None:
+        for fault in list(self._faults):
+            if fault["action"] not in (action, "*"):
+                continue
+            if fault.get("skip", 0) > 0:
+                fault["skip"] -= 1
+                continue
+            if "seconds" in fault:
+                if time.monotonic() < fault.setdefault(
+                    "until", time.monotonic() + fault["seconds"]
+                ):
+                    return fault
+                self._faults.remove(fault)
+                continue
+            fault["times"] = fault.get("times", 1) - 1
+            if fault["times"] <= 0:
+                self._faults.remove(fault)
+            return fault
+        return None
+
+    def _control(self, body: bytes) -> tuple[str, Any, bytes]:
+        with self.lock:
+            wanted = json.loads(body) if body else {}
+            if "fault" in wanted:
+                self._faults.append(wanted["fault"])
+            if "reclaim" in wanted:
+                _backend().get_instance(wanted["reclaim"]).end("Server.SpotInstanceTermination")
+            if "reset" in wanted:
+                self._faults.clear()
+                _remove_everything()
+            answer = json.dumps({"actions": self._actions, **_everything()}).encode()
+        return "200 OK", [("Content-Type", "application/json")], answer
+
+
+def _refusal(fault: dict[str, Any]) -> tuple[str, Any, bytes]:
+    code = fault.get("code", "")
+    if fault.get("blank"):
+        nothing = b"<DescribeInstancesResponse><reservationSet/></DescribeInstancesResponse>"
+        return "200 OK", XML, nothing
+    status = fault.get("status", 400 if code else 500)
+    text = ERROR.format(code=code or "InternalError", message=f"injected {code}")
+    return f"{status} Error", XML, text.encode()
+
+
+def _backend() -> Any:
+    from moto.ec2.models import ec2_backends
+
+    return ec2_backends["123456789012"][REGION]
+
+
+def _in_use(group_id: str) -> bool:
+    return any(
+        group.id == group_id
+        for instance in _backend().all_instances()
+        if instance.state != "terminated"
+        for group in instance.security_groups
+    )
+
+
+def _everything() -> dict[str, Any]:
+    backend = _backend()
+    groups = [group for each in backend.groups.values() for group in each.values()]
+    return {
+        "instances": {
+            each.id: {
+                "name": _tag(each, "Name"),
+                "state": each.state,
+                "type": each.instance_type,
+                "zone": each.availability_zone,
+                "spot": each.lifecycle == "spot",
+                "user_data": each.script,
+                "tokens": each.metadata_options.http_tokens,
+            }
+            for each in backend.all_instances()
+        },
+        "keys": list(backend.key_pairs),
+        "groups": [group.name for group in groups if group.name != "default"],
+        "volumes": list(backend.volumes),
+    }
+
+
+def _remove_everything() -> None:
+    backend = _backend()
+    for instance in backend.all_instances():
+        instance.end("the end of a test")
+    backend.key_pairs.clear()
+    for groups in backend.groups.values():
+        for group in list(groups.values()):
+            if group.name != "default":
+                del groups[group.id]
+
+
+def _tag(thing: Any, key: str) -> str:
+    return next((str(tag["value"]) for tag in thing.get_tags() if tag["key"] == key), "")
+
+
+# --- instances ----------------------------------------------------------------------------------
+
+
+def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None]) -> type[Any]:
+    """moto's Instance, with a process behind it."""
+    from moto.ec2.models import instances
+
+    from tests.standins.ec2_machines import Machine, Order
+
+    base: Any = instances.Instance
+    block = f"127.{random.randrange(1, 255)}"
+    numbers = iter(range(250, 250 * 250))
+
+    class Instance(base):  # type: ignore[misc]
+        __module__ = "moto.ec2.standin"  # moto reads the name of the service out of it.
+
+        def __init__(self, backend: Any, image_id: str, data: Any, *more: Any, **rest: Any) -> None:
+            super().__init__(backend, image_id, data, *more, **rest)
+            self._state = instances.InstanceState("pending", 0)
+            number = next(numbers)
+            self.address = f"{block}.{number // 250}.{number % 250 + 1}"
+            self.nics[0].public_ip_auto_assign = False
+            self.nics[0].public_ip = self.address
+            self.script = base64.b64decode(str(data)).decode() if data else ""
+            self.machine: Machine | None = None
+            self.ending = ""
+            threading.Thread(target=self._live, daemon=True).start()
+
+        def _live(self) -> None:
+            with standin.lock:  # Its tags come after it, in the same request.
+                if self.ending:
+                    return
+                self.machine = Machine(self._order())
+            time.sleep(PENDING_S)
+            with standin.lock:
+                if not self.ending:
+                    self._state = instances.InstanceState("running", 16)
+            powered_off = self.machine.wait()
+            with standin.lock:
+                if self.ending:
+                    return
+                if powered_off and self.instance_initiated_shutdown_behavior == "stop":
+                    super().stop()
+                else:
+                    by_itself = "Client.InstanceInitiatedShutdown"
+                    self.end(by_itself if powered_off else "Server.InternalError")
+
+        def _order(self) -> Order:
+            return Order(
+                folder=folder / self.id,
+                name=_tag(self, "Name"),
+                address=self.address,
+                port=PORT,
+                public_key=self.ec2_backend.key_pairs[self.key_name].material_public.decode(),
+                user_data=self.script,
+                image=images.get(self.image_id),
+            )
+
+        def terminate(self) -> Any:
+            before = instances.InstanceState(self._state.name, self._state.code)
+            self.end("Client.UserInitiatedShutdown")
+            return before
+
+        def end(self, code: str) -> None:
+            """Begin its end, for this reason."""
+            if not self.ending:
+                self.ending = code
+                self._state = instances.InstanceState(ENDING, 32)
+                self.state_reason = instances.StateReason(f"{code}: it has ended", code)
+                threading.Thread(target=self._finish, daemon=True).start()
+
+        def _finish(self) -> None:
+            if self.machine is not None:
+                self.machine.kill()
+                self.machine.remove()
+            time.sleep(SHUTTING_DOWN_S)
+            with standin.lock:
+                reason = self.state_reason
+                super().terminate()
+                self.state_reason = reason
+
+        def console(self) -> str:
+            with contextlib.suppress(OSError, AttributeError):
+                text: str = self.machine.console.read_text(errors="replace")  # type: ignore[union-attr]
+                return text[-(64 << 10) :]
+            return ""
+
+    return Instance
+
+
+def main() -> None:
+    """Serve until the standard input closes."""
+    import logging
+
+    from moto.core.responses import ActionResult
+    from moto.ec2.models import instances
+    from moto.ec2.responses.general import General
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    images: dict[str, Path | None] = {}
+    standin = Standin(DomainDispatcherApplication(create_backend_app))
+    made = instance_class(standin, Path(sys.argv[1]), images)
+    instances.Instance = made  # type: ignore[misc]
+
+    def get_console_output(self: Any) -> ActionResult:
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        text = base64.b64encode(instance.console().encode()).decode()
+        return ActionResult({"InstanceId": instance.id, "Output": text})
+
+    General.get_console_output = get_console_output  # type: ignore[method-assign]
+    names: list[tuple[str, Path | None]] = [("sshd-standin", None)]
+    names += [("debian-12-standin", Path(each)) for each in sys.argv[2:]]
+    amis = []
+    for name, image in names:
+        ami = _backend().register_image(name, "standin")
+        ami.architecture, ami.root_device_name = "x86_64", "/dev/xvda"
+        images[ami.id] = image
+        amis.append(ami.id)
+    server = make_server("127.0.0.1", 0, standin, True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    said = {"endpoint": address, "ami": amis[0], "machine_ami": amis[1] if amis[1:] else ""}
+    print(json.dumps(said), flush=True)
+    sys.stdin.read()
+    with standin.lock:
+        for instance in _backend().all_instances():
+            instance.ending = instance.ending or "the end"
+            if instance.machine is not None:
+                instance.machine.kill()
+
+
+if __name__ == "__main__":
+    main()

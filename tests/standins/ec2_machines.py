@@ -1,0 +1,181 @@
+"""What the instances of the EC2 stand-in are: a process each, with a disk or without.
+
+``SshdMachine`` is a real sshd in namespaces of its own: its folders below /var/lib are nobody
+else's, and nothing of it outlives it. It starts in a tenth of a second, so faults and numbers are
+tried on it. ``QemuMachine`` is a real machine of our own bookworm image, whose first start plays
+cloud-init: it makes host keys and prints them, takes the key pair, and runs the user data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_orchestrator.machine.qemu.accelerator import known_verdict
+
+BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
+POWERED_OFF = "powered-off"
+"""The file by which a machine says that it was powered off from inside."""
+
+NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
+AS_USER = ["--user", "--map-root-user", "--map-auto"]
+
+# What user data calls; here it may not reach the host's own service manager.
+SHIMS = {
+    "systemd-run": "exit 1",
+    "poweroff": "touch {folder}/{powered_off}; kill -TERM 1",
+    "shutdown": "touch {folder}/{powered_off}; kill -TERM 1",
+}
+
+KERNEL = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.ssh_auto=no TERM=dumb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a machine is made from."""
+
+    folder: Path
+    """Its own, new."""
+    name: str
+    """What its Name tag says: its processes carry it."""
+    address: str
+    port: int
+    public_key: str
+    user_data: str
+    image: Path | None
+    """The folder of a bootstrapped image; None for a machine without a disk."""
+
+
+class Machine:
+    """A running instance."""
+
+    def __init__(self, order: Order) -> None:
+        order.folder.mkdir(parents=True)
+        self.folder = order.folder
+        self.console = order.folder / "console"
+        self.console.touch()
+        # Not the fake provider's mark, or the next sweep on this host would take it for one.
+        make = _qemu if order.image else _sshd
+        log = os.open(order.folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT, 0o600)
+        self.child = subprocess.Popen(
+            make(order),
+            cwd=order.folder,
+            env={**os.environ, "STANDIN_NAME": order.name},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        os.close(log)
+
+    def wait(self) -> bool:
+        """Wait for its end; whether it powered itself off."""
+        status = self.child.wait()
+        return (self.folder / POWERED_OFF).exists() or status == 0
+
+    def kill(self) -> None:
+        """Pull the plug."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+    def remove(self) -> None:
+        """Remove its folder; a disk is kept, for those who want to look for what is on it."""
+        disk = self.folder / "overlay.qcow2"
+        if disk.exists():
+            disk.replace(self.folder.with_suffix(".ended"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sshd(order: Order) -> list[str]:
+    folder = order.folder
+    shims = folder / "shims"
+    shims.mkdir()
+    for name, text in SHIMS.items():
+        body = text.format(folder=shlex.quote(str(folder)), powered_off=POWERED_OFF)
+        (shims / name).write_text(f"#!/bin/sh\n{body}\n")
+        (shims / name).chmod(0o755)
+    (folder / "authorized_keys").write_text(order.public_key + "\n")
+    (folder / "user-data").write_text(order.user_data)
+    path = f"{shims}:{os.environ['PATH']}:/usr/sbin"
+    (folder / "sshd_config").write_text(
+        f"ListenAddress {order.address}:{order.port}\n"
+        f"HostKey {folder}/host_key\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\n"
+        f"SetEnv HOME={folder} PATH={path} STANDIN_NAME={order.name} MACHINE_SHIMS={shims}\n"
+        "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+        "PasswordAuthentication no\nMaxStartups 100\nMaxSessions 100\n"
+    )
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "sshd"
+    script = f"""set -e
+mount -t tmpfs none /var/lib
+mount -t tmpfs none /run
+mkdir -m 755 /run/sshd
+hostname {order.address.replace(".", "-")}
+ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
+{{ echo '{BEGIN}'; cat host_key.pub; echo '{END}'; }} >console
+PATH={shlex.quote(path)} sh user-data &
+exec {sshd} -D -f sshd_config -E sshd.log
+"""
+    as_user = AS_USER if os.geteuid() else []
+    return [*NAMESPACES, *as_user, "sh", "-c", script]
+
+
+def _qemu(order: Order) -> list[str]:
+    assert order.image is not None
+    seed = order.folder / "seed"
+    seed.mkdir()
+    (seed / "user-data").write_text(order.user_data)
+    (seed / "identity.sh").write_text(_first_start(order))
+    subprocess.run(
+        [
+            *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"),
+            str(order.image / "disk.qcow2"),
+            "overlay.qcow2",
+        ],
+        cwd=order.folder,
+        check=True,
+    )
+    return [
+        *("qemu-system-x86_64", "-name", order.name, "-nodefaults", "-no-user-config"),
+        *("-display", "none", "-machine", "q35", "-cpu", "max"),
+        *("-accel", "kvm" if known_verdict() == "kvm" else "tcg,thread=multi,tb-size=256"),
+        *("-smp", "2", "-m", "1024", "-no-reboot"),
+        *("-serial", f"file:{order.folder / 'console'}"),
+        *("-drive", "file=overlay.qcow2,format=qcow2,if=none,id=disk,cache=unsafe"),
+        *("-device", "virtio-blk-pci,drive=disk"),
+        *("-blockdev", "driver=vvfat,node-name=seed,dir=seed,label=CIDATA,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=seed"),
+        *("-netdev", f"user,id=net,hostfwd=tcp:{order.address}:{order.port}-:22"),
+        *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
+        *("-kernel", str(order.image / "vmlinuz"), "-initrd", str(order.image / "initrd.img")),
+        *("-append", KERNEL),
+    ]
+
+
+def _first_start(order: Order) -> str:
+    """What cloud-init would do at the first start, in the words of our image's seed disk."""
+    return f"""set -eu
+ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/ssh/ssh_host_ed25519_key
+{{ echo '{BEGIN}'; cat /etc/ssh/ssh_host_ed25519_key.pub; echo '{END}'; }} >/dev/console
+mkdir -p /root/.ssh
+echo '{order.public_key}' >/root/.ssh/authorized_keys
+echo {order.address.replace(".", "-")} >/proc/sys/kernel/hostname
+cp /run/seed/user-data /run/user-data
+cat >/run/systemd/system/user-data.service <<'EOF'
+[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh /run/user-data
+EOF
+systemctl daemon-reload
+systemctl start --no-block user-data.service
+"""
