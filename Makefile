@@ -7,7 +7,8 @@ LOCK_FLAGS ?=
 
 # Commands of the host, not packages: setup/host-packages knows which package has them.
 AGENT_COMMANDS := venv qemu-system-x86_64 qemu-img ssh ssh-keygen mmdebstrap mke2fs newuidmap fakeroot
-TEST_COMMANDS := $(AGENT_COMMANDS) git shellcheck sshd
+VAGRANT_COMMANDS := vagrant vagrant-libvirt ruby libvirtd virsh dnsmasq rsync
+TEST_COMMANDS := $(AGENT_COMMANDS) $(VAGRANT_COMMANDS) git shellcheck sshd wine64
 
 # What is installed is stamped, so that a second call has nothing to do.
 INSTALLED := $(VENV)/installed
@@ -16,6 +17,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCKED := --require-hashes --only-binary :all:
 COMPILE := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+# Side by side: they share nothing. Machines wait for each other's cores, so real tests do not.
+FAST_TESTS := $(BIN)/python -m pytest --numprocesses 2 -m 'not real and not soak'
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -33,21 +36,22 @@ agent: agent-commands $(INSTALLED) ## Build the agent for debian_bookworm in a c
 	$(BIN)/build up debian_bookworm_qemu
 
 test: test-commands lint types ## Run all that this host can run, and say what it could not
-	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'not soak'
+	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(FAST_TESTS)
+	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'real and not soak'
 
 test-fast: $(INSTALLED_DEV) ## Run what needs no machine: seconds
-	$(BIN)/python -m pytest -m 'not real and not soak'
+	$(FAST_TESTS)
 
 test-real: test-commands $(INSTALLED_DEV) ## Run only what boots machines or starts servers
 	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'real and not soak'
 
-soak: test-commands $(INSTALLED_DEV) ## Kill and race for a long time, and see that nothing is left
+soak: test-commands $(INSTALLED_DEV) ## Run what takes too long for `make test`: kills, races, builds again
 	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m soak
 
 lint: lint-commands $(INSTALLED_DEV) ## Check style: ruff, and shellcheck for every shell script
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/ruff check --target-version py38 --ignore UP,ANN401,T20,PT provision/build-agent
+	$(BIN)/vermin --quiet --no-tips --no-parse-comments --violations --target=3.8- build_orchestrator/agent
 	git grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env (ba)?sh' -- ':!*.py' ':!*.md' | xargs shellcheck -x
 
 format: $(INSTALLED_DEV) ## Put the code into the one format
@@ -56,12 +60,13 @@ format: $(INSTALLED_DEV) ## Put the code into the one format
 
 types: $(INSTALLED_DEV) ## Check types: mypy, strict
 	$(BIN)/mypy
-	$(BIN)/mypy --scripts-are-modules provision/build-agent
+	$(BIN)/mypy --python-version 3.10 build_orchestrator/agent
 
-schema: $(INSTALLED) ## Write the JSON schema of targets.yaml and its reference page
+schema: $(INSTALLED) ## Write what is generated: schema and reference pages, vagrant/Vagrantfile
 	$(BIN)/python -m build_orchestrator.configuration.schema >docs/reference/targets.schema.json
 	$(BIN)/python -m build_orchestrator.configuration.reference >docs/reference/targets-yaml.md
 	$(BIN)/python -m build_orchestrator.cli.reference >docs/reference/commands.md
+	$(BIN)/build render --write
 
 lock: $(INSTALLED_DEV) ## Write the lock files again (all newest: LOCK_FLAGS=--upgrade)
 	$(COMPILE) $(LOCK_FLAGS) --group install --output-file requirements.lock

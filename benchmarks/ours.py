@@ -43,6 +43,8 @@ def make_project(folder: Path) -> None:
     (folder / "targets.yaml").write_text(yaml.safe_dump(settings))
     (folder / "small.sh").write_text(SMALL)
     shutil.copytree(ROOT / "provision", folder / "provision", symlinks=True)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(ROOT / "build_orchestrator/agent", folder / "build_orchestrator/agent")
     shutil.copy(ROOT / "packager.yaml", folder)
 
 

@@ -75,7 +75,7 @@ def collect(
             partial = folder / PARTIAL
             _empty(partial)
             part.rename(partial)
-            error.resolution += f" What it left is in {partial}."
+            error.resolution = f"{error.resolution} What it left is in {partial}.".lstrip()
             raise
         return tuple(_moved(artifact, folder) for artifact in verified)
     except OSError as error:

@@ -81,7 +81,7 @@ class Cancel:
         """Sleep, or raise Interrupted as soon as somebody asks to stop."""
         waiting = select.poll()
         waiting.register(self._read, select.POLLIN)
-        if waiting.poll(seconds * 1000):
+        if waiting.poll(max(seconds, 0) * 1000):  # A negative number would be for ever.
             raise Interrupted(self.signum)
 
 

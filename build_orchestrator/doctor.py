@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.locks import cache_home, state_home
-from build_orchestrator.model import ImageSource, Plan, Size
+from build_orchestrator.machine.vagrant import ready
+from build_orchestrator.model import Plan, Size, Target, through_vagrant
 
 OVERHEAD_MIB = 512
 """What QEMU needs beside the machine's own memory."""
@@ -67,23 +68,36 @@ def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
         probe: boot the newest image's kernel for some seconds where KVM's verdict is unknown.
     """
     yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
-    yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
-    if os.geteuid() != 0:
-        yield from _unprivileged()
+    yield from _image_tools()
     yield from _folders()
     yield _accelerator(probe, cancel)
     yield _mirror()
+    yield from _vagrants(ready.present())
 
 
-def working_providers(checks: Iterable[Check]) -> tuple[str, ...]:
-    """The providers that nothing stands against."""
+def working_providers(checks: Sequence[Check]) -> tuple[str, ...]:
+    """The providers that nothing stands against; of Vagrant's those that were looked at."""
     blocked = {check.provider for check in checks if not check.ok}
-    return tuple(name for name in ("qemu",) if name not in blocked and "" not in blocked)
+    seen = {check.provider for check in checks}
+    return tuple(
+        name
+        for name in ("qemu", *ready.TOOLS)
+        if (name in seen or name == "qemu") and not blocked & {name, ""}
+    )
 
 
 def require(plan: Plan) -> None:
     """Raise HostNotReady with everything that this plan lacks on this host."""
-    missing = [check for check in _needed(plan) if not check.ok]
+    _refuse([check for check in _needed(plan) if not check.ok])
+
+
+def require_image_tools() -> None:
+    """Raise HostNotReady with everything that making an image or a box lacks on this host."""
+    checks = (*_folders(), *_commands("make boxes", ("qemu-img",), "qemu"), *_image_tools())
+    _refuse([check for check in checks if not check.ok])
+
+
+def _refuse(missing: list[Check]) -> None:
     if missing:
         raise HostNotReady(
             "this host is not ready; nothing was started",
@@ -92,21 +106,37 @@ def require(plan: Plan) -> None:
         )
 
 
+def _image_tools() -> Iterator[Check]:
+    yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
+    if os.geteuid() != 0:
+        yield from _unprivileged()
+
+
 def _needed(plan: Plan) -> Iterator[Check]:
+    from build_orchestrator.image import box
     from build_orchestrator.image.bootstrap import KIND, key_of
 
     targets = [build.target for build in plan.builds if build.target.provider == "qemu"]
+    through = [build.target for build in plan.builds if through_vagrant(build.target.provider)]
     yield from _folders()
+    yield from _vagrants(dict.fromkeys(target.provider for target in through))
+    yield from (_not_windows(target) for target in through if target.distro.windows)
+    yield from (_image_file(Path(plan.project), target) for target in through)
+    boxes = {(each.image.bootstrap, each.provider) for each in through if each.image.bootstrap}
+    if any(not cache.is_cached(box.KIND, box.key_of(*each)) for each in boxes):
+        yield from _image_tools()
+    if through:
+        yield _memory(through)
+    if any(build.target.provider == "aws" for build in plan.builds):
+        yield from _aws()
     if not targets:
         return
     yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
     suites = {target.image.bootstrap for target in targets if target.image.bootstrap}
     if any(not cache.is_cached(KIND, key_of(suite)) for suite in suites):
-        yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
-        if os.geteuid() != 0:
-            yield from _unprivileged()
-    yield from (_image_file(Path(plan.project), target.image) for target in targets)
-    yield _memory(max((target.size for target in targets), key=lambda size: size.memory_mib))
+        yield from _image_tools()
+    yield from (_image_file(Path(plan.project), target) for target in targets)
+    yield _memory(targets)
 
 
 def _commands(purpose: str, commands: tuple[str, ...], provider: str) -> Iterator[Check]:
@@ -119,6 +149,23 @@ def _commands(purpose: str, commands: tuple[str, ...], provider: str) -> Iterato
             finding=path or f"not installed; needed to {purpose}",
             remedy="" if path else f"apt-get install {PACKAGES[command]}",
             provider=provider,
+        )
+
+
+def _aws() -> Iterator[Check]:
+    """What this host needs to launch machines of AWS; AWS itself is not asked."""
+    from build_orchestrator.machine.ec2.api import check_credentials
+
+    yield from _commands("talk to machines", ("ssh", "ssh-keygen"), "aws")
+    try:
+        check_credentials()
+    except HostNotReady as error:
+        yield Check(
+            name="AWS credentials",
+            ok=False,
+            finding=error.details or "none",
+            remedy=error.resolution,
+            provider="aws",
         )
 
 
@@ -229,8 +276,32 @@ def _mirror() -> Check:
         )
 
 
-def _image_file(project: Path, source: ImageSource) -> Check:
+def _vagrants(providers: Iterable[str]) -> Iterator[Check]:
+    """What Vagrant and each of these providers of its need."""
+    for provider in providers:
+        for each in ready.examine(provider):
+            yield Check(
+                name=each.name,
+                ok=each.ok,
+                finding=each.finding,
+                remedy=each.remedy,
+                provider=provider,
+            )
+
+
+def _not_windows(target: Target) -> Check:
+    return Check(
+        name=target.name,
+        ok=False,
+        finding="`build up` talks ssh to a POSIX shell, and this is Windows",
+        remedy=f"Vagrant alone builds it: cd vagrant && vagrant up {target.name}",
+        provider=target.provider,
+    )
+
+
+def _image_file(project: Path, target: Target) -> Check:
     """An image given as a path must be there before anything starts."""
+    source = target.image
     path = project / source.path
     ok = not source.path or path.is_file()
     return Check(
@@ -238,11 +309,13 @@ def _image_file(project: Path, source: ImageSource) -> Check:
         ok=ok,
         finding=f"{path}: there is no such file" if not ok else "declared",
         remedy="" if ok else "Correct image.path in targets.yaml.",
-        provider="qemu",
+        provider=target.provider,
     )
 
 
-def _memory(size: Size) -> Check:
+def _memory(targets: Sequence[Target]) -> Check:
+    largest = max(targets, key=lambda target: target.size.memory_mib)
+    size = largest.size
     available_mib = available_memory_mib()
     ok = available_mib >= size.memory_mib
     return Check(
@@ -250,7 +323,7 @@ def _memory(size: Size) -> Check:
         ok=ok,
         finding=f"{available_mib} MiB available, {size.memory_mib} MiB needed for one machine",
         remedy="" if ok else "Free some memory, or lower size.memory_mib in targets.yaml.",
-        provider="qemu",
+        provider=largest.provider,
     )
 
 

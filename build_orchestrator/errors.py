@@ -13,6 +13,7 @@
     +-- EnvironmentFailure       3   provider, network, disk, lost machine: try again
     |   +-- DeadlineExceeded         a stage's limit passed (provision's is a BuildFailure)
     |   +-- MachineLost
+    |   +-- NoCapacity               nothing was started: there is no room for it
     |   +-- DestinationUnreachable
     +-- MachineLeaked            5   a machine may still be alive
     +-- Interrupted              128 + signal number
@@ -138,6 +139,17 @@ class DeadlineExceeded(EnvironmentFailure):
 
 class MachineLost(EnvironmentFailure):
     """The machine died, or stopped answering, while it was in use."""
+
+
+class NoCapacity(EnvironmentFailure):
+    """The provider has no room for the machine. Nothing was started, and nothing was paid."""
+
+    def __init__(
+        self, brief: str, *, details: str = "", resolution: str = "", elsewhere: bool = False
+    ) -> None:
+        """``elsewhere``: the next attempt is made in another place, so this one costs none."""
+        super().__init__(brief, details=details, resolution=resolution)
+        self.elsewhere = elsewhere
 
 
 class DestinationUnreachable(EnvironmentFailure):

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from build_orchestrator import packager
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import RECIPE_VERSION, Build, Image, Input, Target
 from build_orchestrator.plan import key_of as key_of
@@ -47,12 +48,16 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
     if recipe.requirements_lock:
         files.append((f"requirements lock {recipe.requirements_lock}", recipe.requirements_lock))
     sources = host_sources(recipe, project)
+    tool = packager.digest() if packager.is_wanted_by(recipe) else ""
     pairs = [
         ("recipe version", str(RECIPE_VERSION)),
         *_definition(build.target),
-        ("image", f"sha256:{image.sha256}"),
+        # A public box, or an image of AWS, has no checksum that we know; but its version, or its
+        # id, never holds something else.
+        ("image", f"sha256:{image.sha256}" if image.sha256 else image.source),
         *((name, digest_of(project, path)) for name, path in files),
         *((f"source {name}", digest_of(project, str(path))) for name, path in sources.items()),
+        *([(f"our {packager.NAME}", tool)] if tool else []),
         *((f"output {output.name}", f"members {output.members}") for output in build.outputs),
         *((f"variable {name}", build.environment[name]) for name in _lasting(build.environment)),
         *((f"secret {entry.partition('=')[0]}", "named") for entry in recipe.secrets),
@@ -70,9 +75,16 @@ def _definition(target: Target) -> list[tuple[str, str]]:
         ("target", target.name),
         ("target distro", _canonical(dataclasses.asdict(target.distro))),
         ("target size", _canonical(dataclasses.asdict(target.size))),
-        ("target options", _canonical(target.options)),
+        ("target options", _canonical(_counting(target))),
         ("target kernel", kernel),
     ]
+
+
+def _counting(target: Target) -> Mapping[str, str]:
+    """The options that can change what comes out: on aws all but the processor say only where."""
+    if target.provider != "aws":
+        return target.options
+    return {name: value for name, value in target.options.items() if name == "instance_types"}
 
 
 def _lasting(environment: Mapping[str, str]) -> list[str]:

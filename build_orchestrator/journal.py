@@ -45,6 +45,8 @@ class Entry:
     request: Mapping[str, Any]
     answered: bool
     """Whether the provider has said what the machine is; else it is only possible."""
+    intended_at: float = 0.0
+    """Seconds since the epoch."""
     kept_until: float = 0.0
     """Seconds since the epoch; 0 when it is not kept."""
     gone: bool = False
@@ -155,6 +157,7 @@ def _take(record: Mapping[str, Any], entries: dict[str, Entry]) -> None:
             limit_at=float(record["limit_at"]),
             request=record["request"],
             answered=False,
+            intended_at=float(record.get("at", 0.0)),
         )
     elif name in entries:
         known = entries[name]

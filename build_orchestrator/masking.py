@@ -4,7 +4,8 @@ A secret is hidden as it is, and in the forms in which tools print it again: eac
 that has several, base64 (plain and URL-safe, wrapped, and inside a longer text that was encoded
 together with it, such as ``user:password``), URL-encoded, JSON-escaped and quoted for a shell.
 Overlapping finds are hidden as one, so that no piece of the second shows. Of a secret that holds
-addresses with credentials, each address is hidden by itself, and so are user and password.
+addresses with credentials, each address is hidden by itself, and so are user, password and what a
+query says.
 
 A value shorter than four characters is refused: hiding it would hide half of every log and give the
 value away by where the stars stand. An empty value hides nothing. A line of a longer secret that is
@@ -19,7 +20,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from build_orchestrator.errors import UsageError
 
@@ -116,6 +117,8 @@ def _addresses(secret: str) -> Iterator[str]:
             address = credentials_in(word)
             if address.secrets:
                 yield from (word, word.rstrip("/"), *address.secrets)
+            if query := word.partition("?")[2]:
+                yield from (word, query, *(value for _, value in parse_qsl(query)))
 
 
 def _finds(text: str, form: str) -> Iterator[tuple[int, int]]:

@@ -62,12 +62,25 @@ class Keep(enum.StrEnum):
     ALWAYS = "always"
 
 
+OWN_PROVIDERS = frozenset({"aws", "fake", "qemu"})
+"""Providers that we drive ourselves; every other name means a provider of Vagrant's."""
+
+
+def through_vagrant(provider: str) -> bool:
+    """Whether Vagrant supplies the machines of this provider."""
+    return provider not in OWN_PROVIDERS
+
+
 # --- what the user declared -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSource:
-    """What a machine starts from, as declared: exactly one of bootstrap, url, path is set."""
+    """What a machine starts from, as declared.
+
+    A disk: exactly one of bootstrap, url, path is set. A Vagrant box: bootstrap, or box with its
+    version, or box with the url or path of the file that it is in.
+    """
 
     bootstrap: str = ""
     """A suite that is built from the distribution's packages on this host, such as ``bookworm``."""
@@ -81,6 +94,17 @@ class ImageSource:
     kernel_sha256: str = ""
     initrd: str = ""
     initrd_sha256: str = ""
+    box: str = ""
+    """The name of a Vagrant box, such as ``bento/debian-12``."""
+    version: str = ""
+    """Of the box: one version, never a range."""
+    ami: str = ""
+    """The id of an image of AWS."""
+    ami_name: str = ""
+    """A pattern over the names of ``ami_owner``'s images; the newest is meant."""
+    ami_owner: str = ""
+    ami_parameter: str = ""
+    """A parameter of AWS Systems Manager that holds an image's id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +132,7 @@ class Size:
     cpus: int = 2
     memory_mib: int = 1024
     disk_mib: int = 8192
+    """0 (Vagrant's machines only): as large as the box has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +166,8 @@ class Target:
     deadlines: Deadlines
     attempts: int = 2
     """How many machines may be tried when the environment fails."""
+    communicator: str = "ssh"
+    """``ssh``, or ``winrm``: how a machine of Vagrant's is talked to."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
 
@@ -162,6 +189,8 @@ class Recipe:
     name: str
     script: str
     """Path inside the project."""
+    windows_script: str = ""
+    """The script of Windows targets; without it they have none."""
     inputs: tuple[str, ...]
     """Files and folders of the project that the script sees in ``$BUILD_INPUTS``."""
     outputs: tuple[Output, ...]
@@ -210,6 +239,8 @@ class Image:
     """Path on this host, or the provider's own id."""
     kernel: str = ""
     initrd: str = ""
+    version: str = ""
+    """Of a Vagrant box, whose name is ``disk``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

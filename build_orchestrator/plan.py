@@ -216,7 +216,8 @@ def version_suffix(naming: Naming) -> str:
         return ""
     prerelease = f"-{naming.prerelease}" if naming.prerelease else ""
     build = f"-b{naming.build}" if naming.build else ""
-    return f"_{naming.version}{prerelease}{build}"
+    # A Cloudify Manager cuts a name at its last _ to find which machines it is for.
+    return "_" + f"{naming.version}{prerelease}{build}".replace("_", "-")
 
 
 def folder_of(naming: Naming, key: str) -> str:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
+from build_orchestrator import packager
 from build_orchestrator.configuration.words import is_text
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
@@ -45,11 +46,14 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
     Raises:
         HostNotReady: one of them is not there any more.
     """
-    names = dict.fromkeys((*build.recipe.inputs, build.recipe.script))
+    recipe = build.recipe
+    names = dict.fromkeys(filter(None, (*recipe.inputs, recipe.script, recipe.requirements_lock)))
     # Folders come before what lies in them, so that what is there already is complete.
     for name in sorted(names, key=lambda each: len(PurePosixPath(each).parts)):
         _copy(project / name, into / name)
-    sources = host_sources(build.recipe, project)
+    if packager.is_wanted_by(recipe):
+        (into / packager.NAME).write_bytes(packager.content())
+    sources = host_sources(recipe, project)
     where = places(sources)
     for written, path in sources.items():
         _copy(path, into / where[written])
@@ -181,10 +185,15 @@ def host_trust(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, st
     found = {**_pip_settings(environ), **_proxies(environ)}
     for name, value in found.items():
         # What is not text is refused by the plan, and only if the recipe asks for it.
-        if is_text(value) and any(credentials_in(word).credentials for word in value.split()):
+        if is_text(value) and any(_is_secret(word) for word in value.split()):
             secret[name] = value
         shown[name] = "***" if name in secret else value
     return shown, secret
+
+
+def _is_secret(address: str) -> bool:
+    """Whether an address holds ``user:password@``, or a query, in which a token may stand."""
+    return bool(credentials_in(address).credentials) or ("://" in address and "?" in address)
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -61,6 +61,7 @@ def sweep(
     project: Path | None,
     only: str = "",
     dry_run: bool = False,
+    limit_s: float = DESTROY_S,
 ) -> tuple[Swept, ...]:
     """Destroy every machine of this host that was left behind.
 
@@ -69,15 +70,22 @@ def sweep(
         names: of the providers to ask what they show.
         project: its run folders are read too; None reads the state folder alone.
         only: a machine's name, its target's, a run's uuid or id: only that, and even
-            if it is kept.
+            if it is kept. A target's name reaches no kept machine of another project.
         dry_run: list, destroy nothing.
+        limit_s: how long one machine may take to be gone, or to be sure that there is none.
     """
     found = _known(project)
     for name in names:
         for identity in provider(name).leftovers():
             found.setdefault(identity.name, _shown(identity))
     swept = [
-        _one(provider, each, forced=bool(only), dry_run=dry_run)
+        _one(
+            provider,
+            each,
+            forced=_is_meant(each, only, project),
+            dry_run=dry_run,
+            limit_s=limit_s,
+        )
         for each in found.values()
         if not only or _is_named(each, only)
     ]
@@ -94,6 +102,13 @@ def _is_named(found: _Found, name: str) -> bool:
     if name in (identity.name, identity.target, identity.run_uuid):
         return True
     return any(run_id(journal) == name for journal in found.journals)
+
+
+def _is_meant(found: _Found, name: str, project: Path | None) -> bool:
+    """Whether a kept machine goes before its time: every project may have a target of that name."""
+    if name != found.entry.identity.target:
+        return bool(name)
+    return project is not None and any(project in journal.parents for journal in found.journals)
 
 
 def _known(project: Path | None) -> dict[str, _Found]:
@@ -142,7 +157,9 @@ def _shown(identity: Identity) -> _Found:
     return _Found(entry=lost, journals=())
 
 
-def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> Swept:
+def _one(
+    provider: Providers, found: _Found, *, forced: bool, dry_run: bool, limit_s: float
+) -> Swept:
     entry, identity = found.entry, found.entry.identity
 
     def swept(state: str, reason: str) -> Swept:
@@ -159,12 +176,15 @@ def _one(provider: Providers, found: _Found, *, forced: bool, dry_run: bool) -> 
     if entry.kept_until > time.time() and not forced:
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
         return swept("spared", f"kept until {until}")
+    # Of another host's machine the provider's own tags are all there is to go by.
+    if not found.journals and (reason := identity.details.get("spared")) and not forced:
+        return swept("spared", reason)
     reason = "its orchestrator is gone" if not entry.kept_until else "it was kept until now"
     if dry_run:
         return swept("found", reason)
     try:
-        machine = provider(identity.provider).adopt(_placed(identity))
-        machine.destroy(deadline=Deadline("destroy", DESTROY_S))
+        machine = provider(identity.provider).adopt(_placed(_asked_for(entry)))
+        machine.destroy(deadline=Deadline("destroy", limit_s))
     except OrchestratorError as error:
         return swept("leaked", error.brief)
     _note_gone(found)
@@ -177,6 +197,15 @@ def _placed(identity: Identity) -> Identity:
         return identity
     folder = run_state(identity.run_uuid) / "machines" / identity.name
     return dataclasses.replace(identity, folder=str(folder))
+
+
+def _asked_for(entry: Entry) -> Identity:
+    """Of a machine whose launch was not answered, what was asked for says where it may be."""
+    if entry.answered:
+        return entry.identity
+    options = entry.request.get("options", {})
+    details = {**options, "intended_at": f"{entry.intended_at:.3f}"}
+    return dataclasses.replace(entry.identity, details=details)
 
 
 def _heartbeat_held(identity: Identity) -> bool:

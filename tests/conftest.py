@@ -6,8 +6,11 @@ BUILD_ORCHESTRATOR_REQUIRE_REAL=1) that is a failure wherever this machine could
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,12 +20,14 @@ import pytest
 from build_orchestrator.locks import cache_home
 
 REAL = Path(__file__).parent / "real"
+HOST = Path(__file__).parent / "host"
 REAL_TIMEOUT_S = 900
 UNFIT = "this host cannot run it"
 
 PROVIDED = frozenset({
-    "fakeroot", "git", "mke2fs", "mmdebstrap", "newuidmap", "qemu-img",
-    "qemu-system-x86_64", "shellcheck", "ssh", "ssh-keygen", "sshd",
+    "dnsmasq", "fakeroot", "git", "libvirtd", "mke2fs", "mmdebstrap", "newuidmap", "qemu-img",
+    "qemu-system-x86_64", "rsync", "ruby", "shellcheck", "ssh", "ssh-keygen", "sshd", "vagrant",
+    "vagrant-libvirt", "virsh", "wine64",
 })  # fmt: skip
 """What ``make test`` installs: a host that lacks one of these is no excuse."""
 
@@ -49,8 +54,10 @@ def require(*commands: str, that: bool = True, because: str = "") -> None:
 
 
 def on_host(command: str) -> bool:
-    """Whether this host has a program, also where only root looks."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    """Whether this host has a program, also where only root looks, and Debian's Wine."""
+    path = os.pathsep.join(
+        [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/lib/wine"]
+    )
     return shutil.which(command, path=path) is not None
 
 
@@ -81,6 +88,33 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped without require(): {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def vagrant_host() -> Iterator[None]:
+    """libvirt answers, and Vagrant has a home of its own, for as long as the tests last.
+
+    Where no service manager runs libvirt (a container, a CI job), root starts it, and ends it.
+    """
+    require("vagrant", "virsh", "libvirtd", "dnsmasq", "qemu-img", "ssh", "rsync")
+    started: list[str] = []
+    if os.geteuid() == 0:
+        done = subprocess.run(
+            [HOST / "start-libvirt"], stdout=subprocess.PIPE, text=True, check=True
+        )
+        started = done.stdout.split()
+    question = ["virsh", "-c", "qemu:///system", "version"]
+    asked = subprocess.run(question, capture_output=True, check=False)
+    require(that=asked.returncode == 0, because="libvirt does not answer this user")
+    with (
+        tempfile.TemporaryDirectory(prefix="bo-vagrant-", ignore_cleanup_errors=True) as home,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("VAGRANT_HOME", home)
+        yield
+    for pid in reversed(started):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGTERM)
 
 
 @pytest.fixture

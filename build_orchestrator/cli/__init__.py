@@ -23,11 +23,14 @@ COMMANDS = {
     "plan": ("look", "Show what a run would do, without doing it."),
     "render": ("look", "Show the files that a build is made with."),
     "up": ("up", "Build targets in clean machines: the main job."),
+    "box": ("box", "Make a Vagrant box on this host."),
     "status": ("machines", "Show runs, and machines that are alive."),
     "logs": ("machines", "Show the log of a build."),
     "ssh": ("machines", "Open a shell in a machine that is alive."),
     "sweep": ("machines", "Destroy machines that were left behind."),
     "publish": ("again", "Publish again what a run has collected."),
+    "agent": ("agent", "Build an agent on this very host, without any machine."),
+    "wagon": ("wagon", "Pack a Python package for offline installation."),
     "doctor": ("host", "Say what this host lacks, and how to get it."),
 }
 """Command -> its module here and its line in the list."""

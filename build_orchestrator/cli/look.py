@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from build_orchestrator.cli.project import configuration_of, plan_of, plan_optio
 from build_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from build_orchestrator.model import Build, Plan, Target
+    from build_orchestrator.model import Build, Image, Plan, Target
 
 
 @click.command("list")
@@ -44,22 +45,45 @@ def list_targets(ctx: click.Context, selectors: tuple[str, ...], as_json: bool) 
 def _row(target: Target, default_provider: str) -> dict[str, str]:
     from build_orchestrator.image import describe
 
-    size = target.size
     return {
         "name": target.name,
         "distro": target.distro.name,
         "provider": target.provider,
         "image": describe(target.image),
-        "size": f"{size.cpus} cpus, {size.memory_mib} MiB, {size.disk_mib} MiB disk",
-        "notes": "legacy" if target.distro.legacy else "",
+        "size": f"{_machine(target)}, {_disk(target.size.disk_mib)} disk",
+        "notes": ", ".join(_notes(target)),
         "mark": " *" if target.provider == default_provider else "",
     }
+
+
+def _notes(target: Target) -> Iterator[str]:
+    if target.distro.legacy:
+        yield "legacy"
+    if target.distro.windows:
+        yield "vagrant up only"
+
+
+def _machine(target: Target) -> str:
+    if target.provider == "aws":
+        return target.options.get("instance_types", "t3.medium").replace(" ", " or ")
+    return f"{target.size.cpus} cpus, {target.size.memory_mib} MiB"
+
+
+def _disk(disk_mib: int) -> str:
+    return f"{disk_mib} MiB" if disk_mib else "its box's"
 
 
 def _columns(rows: list[dict[str, str]], keys: dict[str, str]) -> None:
     widths = {key: max(len(row[key]) for row in rows) for key in keys}
     for row in rows:
         click.echo("  ".join(row[key].ljust(widths[key]) for key in keys).rstrip())
+
+
+def _place(target: Target) -> list[tuple[str, str]]:
+    """Where a machine of aws is launched."""
+    if target.provider != "aws":
+        return []
+    return [pair for pair in target.options.items() if pair[0] != "instance_types"]
 
 
 @click.command()
@@ -102,7 +126,8 @@ def _facts(build: Build) -> list[tuple[str, str]]:
     return [
         ("recipe", f"{recipe.name}: {recipe.script}"),
         ("image", describe(target.image)),
-        ("machine", f"{target.size.cpus} cpus, {target.size.memory_mib} MiB"),
+        ("machine", _machine(target)),
+        *((name.replace("_", " "), value) for name, value in _place(target)),
         ("limits", f"boot {limits.boot_s:g} s, script {limits.provision_s:g} s"),
         ("inputs", ", ".join(recipe.inputs)),
         *(("output", output.name) for output in build.outputs),
@@ -122,19 +147,40 @@ def _facts(build: Build) -> list[tuple[str, str]]:
     metavar="DIR",
     help="Write the files here, in a folder for each target, instead of printing them",
 )
+@click.option(
+    "--write", is_flag=True, help="Write the project's committed files: vagrant/Vagrantfile"
+)
+@click.option("--check", is_flag=True, help="See that the committed files are what --write makes")
 @click.pass_context
 def render(
-    ctx: click.Context, /, selectors: tuple[str, ...], output: Path | None, **options: Any
+    ctx: click.Context,
+    /,
+    selectors: tuple[str, ...],
+    output: Path | None,
+    write: bool,
+    check: bool,
+    **options: Any,
 ) -> None:
     """Show the files that builds are made with: the machine's start and the script's environment.
+
+    With --write or --check it is about the files that are committed for people who have only
+    Vagrant; they hold every target, so no SELECTOR is given.
 
     \b
     Examples:
       build render debian_bookworm_qemu
       build render 'debian_*' -o /tmp/rendered
+      build render --write
+      build render --check      in CI: exit 2 where targets.yaml has changed and they have not
     """
-    for build in plan_of(ctx, selectors, options).builds:
-        for name, text in _rendered(build).items():
+    if write or check:
+        if selectors or output or (write and check):
+            raise UsageError("--write and --check stand alone: the files hold every target")
+        _committed(ctx, write=write)
+        return
+    made = plan_of(ctx, selectors, options)
+    for build in made.builds:
+        for name, text in _rendered(build, made.project).items():
             if output is None:
                 click.echo(f"# --- {build.name}/{name}")
                 click.echo(text)
@@ -147,10 +193,51 @@ def render(
                     raise UsageError(f"{folder / name}: {error.strerror}") from error
 
 
-def _rendered(build: Build) -> dict[str, str]:
+def _committed(ctx: click.Context, *, write: bool) -> None:
+    """Write the committed files, or raise UsageError where one is not what would be written."""
+    from build_orchestrator.machine.vagrant.template import template_of
+    from build_orchestrator.plan import SOURCE_DATE_EPOCH
+    from build_orchestrator.render.vagrantfile import COMMITTED, committed
+
+    configuration = configuration_of(ctx)
+    text = committed(
+        template_of(configuration.project),
+        configuration.targets.values(),
+        configuration.recipes[configuration.default_recipe],
+        SOURCE_DATE_EPOCH,
+    )
+    path = configuration.project / COMMITTED
+    try:
+        same = path.exists() and path.read_text() == text
+        if write and not same:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', error)}") from error
+    if not write and not same:
+        raise UsageError(
+            f"{path} is not what targets.yaml makes of it",
+            resolution="`build render --write` writes it again; then commit it.",
+        )
+    click.echo(f"{path}: {'current' if same else 'written'}")
+
+
+def _image(target: Target) -> Image:
+    """An image that stands for the one that would be resolved."""
     from build_orchestrator.image import describe
+    from build_orchestrator.model import Image, through_vagrant
+    from build_orchestrator.render.vagrantfile import box_name
+
+    source = describe(target.image)
+    if not through_vagrant(target.provider):
+        return Image(source=source, sha256="", disk="DISK")
+    version = target.image.version or "VERSION"
+    return Image(source=source, sha256="", disk=box_name(target.image), version=version)
+
+
+def _rendered(build: Build, project: str) -> dict[str, str]:
     from build_orchestrator.machine.contract import MachineRequest, silent
-    from build_orchestrator.model import Identity, Image
+    from build_orchestrator.model import Identity
     from build_orchestrator.render import environment_file
 
     target = build.target
@@ -159,11 +246,12 @@ def _rendered(build: Build) -> dict[str, str]:
             provider=target.provider, name="NAME", run_uuid="", target=target.name, attempt=1
         ),
         distro=target.distro,
-        image=Image(source=describe(target.image), sha256="", disk="DISK"),
+        image=_image(target),
         size=target.size,
         limit_s=target.deadlines.limit_s,
         console=Path("console.txt"),
         options=target.options,
+        project=Path(project),
     )
     provider = provider_maker(silent)(target.provider)
     return {"environment.sh": environment_file(build), **provider.rendered(request)}

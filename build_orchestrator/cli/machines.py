@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from build_orchestrator.cli.project import project_of, provider_maker, run_folder
+from build_orchestrator.cli.cloud import cloud_of, endpoint_option, take_old_name
+from build_orchestrator.cli.project import configuration_of, project_of, provider_maker, run_folder
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import ExitCode, OrchestratorError, UsageError
-from build_orchestrator.machine import PROVIDERS
+from build_orchestrator.machine import LOCAL
 
 if TYPE_CHECKING:
     from build_orchestrator.journal import Entry
-    from build_orchestrator.machine.contract import Provider
+    from build_orchestrator.machine.contract import Cloud, Provider
     from build_orchestrator.model import Identity
+
+
+SWEEP_S = 420.0
+"""How long one machine may take to be gone; a launch without an answer needs five minutes."""
 
 
 @click.command()
@@ -79,8 +85,6 @@ def _machine(entry: Entry, provider: Callable[[str], Provider]) -> dict[str, Any
 
 def _is_alive(identity: Identity, provider: Callable[[str], Provider]) -> bool:
     """Whether the machine runs; a provider that cannot say is no proof that it does not."""
-    if identity.provider not in PROVIDERS:
-        return True
     try:
         return provider(identity.provider).adopt(identity).alive()
     except (OrchestratorError, OSError):
@@ -128,6 +132,8 @@ def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool)
       build logs debian_bookworm_qemu -f
       build logs debian_bookworm_qemu --console
     """
+    from build_orchestrator.locks import is_held
+
     folder = run_folder(ctx, run)
     path = folder / target / ("console.txt" if console else "log.txt")
     if not path.is_file():
@@ -136,13 +142,26 @@ def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool)
             f"run {folder.name} has no {path.name} of {target!r}",
             details="It has: " + ", ".join(names),
         )
+    heartbeat = _heartbeat(folder) if follow else None
     with path.open("rb") as file:
         while True:
+            # Asked before reading, so that no line is missed. A killed run leaves no report.
+            ended = (folder / "report.json").exists() or not (heartbeat and is_held(heartbeat))
             while chunk := file.read(1 << 16):
                 click.echo(chunk, nl=False)
-            if not follow or (folder / "report.json").exists():
+            if ended:
                 return
             time.sleep(0.2)
+
+
+def _heartbeat(folder: Path) -> Path | None:
+    """What the run's orchestrator holds while it lives; nothing where no plan was written down."""
+    from build_orchestrator.journal import HEARTBEAT, run_state
+
+    try:
+        return run_state(json.loads((folder / "plan.json").read_text())["run_uuid"]) / HEARTBEAT
+    except (OSError, ValueError):
+        return None
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -161,9 +180,15 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
       build ssh debian_bookworm_qemu -- journalctl -b
       build sweep debian_bookworm_qemu      destroys it before its time
     """
+    from build_orchestrator.machine.contract import silent
     from build_orchestrator.sweep import alive_machines
 
-    alive = list(alive_machines(_project_or_none(ctx)))
+    provider = provider_maker(silent)
+    alive = [
+        entry
+        for entry in alive_machines(_project_or_none(ctx))
+        if _is_alive(entry.identity, provider)
+    ]
     found = [
         entry.identity
         for entry in alive
@@ -172,6 +197,8 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
     ]
     if not found:
         names = ", ".join(entry.identity.target for entry in alive) or "none"
+        if any(target in (entry.identity.target, entry.identity.name) for entry in alive):
+            raise UsageError(f"{target} is alive, but machines of its provider have no ssh")
         raise UsageError(
             f"no machine of {target!r} is alive",
             details=f"Machines alive: {names}",
@@ -179,33 +206,71 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
         )
     folder = Path(found[-1].folder)
     click.echo(f"{found[-1].name}: a used machine, for looking only", err=True)
+    user = found[-1].details.get("user", "root")
     os.chdir(folder)
-    os.execvp("ssh", ["ssh", "-F", "ssh_config", "machine", *command])
+    os.execvp("ssh", ["ssh", "-F", "ssh_config", *_as_root(command, user)])
+
+
+def _as_root(command: tuple[str, ...], user: str) -> list[str]:
+    """The rest of ssh's arguments, for whoever logs in: root, or a user who has sudo."""
+    if user == "root":
+        return ["machine", *command]
+    if not command:
+        return ["-t", "machine", "sudo", "-n", "-i"]
+    # The words are joined as ssh itself joins them.
+    return ["machine", "sudo", "-n", "-H", "sh", "-c", shlex.quote(" ".join(command))]
 
 
 @click.command()
 @click.argument("only", default="", metavar="[TARGET|NAME|RUN]")
 @click.option("--dry-run", is_flag=True, help="List, destroy nothing")
+@click.option(
+    "--provider",
+    type=click.Choice(["aws"]),
+    help="Look there, too, for what any host has left behind",
+)
+@click.option(
+    "--region", multiple=True, metavar="REGION", help="Of AWS  [default: the project's and ours]"
+)
+@endpoint_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.pass_context
-def sweep(ctx: click.Context, only: str, dry_run: bool, as_json: bool) -> int:
+def sweep(
+    ctx: click.Context,
+    only: str,
+    dry_run: bool,
+    provider: str | None,
+    region: tuple[str, ...],
+    aws_endpoint: str | None,
+    as_json: bool,
+) -> int:
     """Destroy machines of this host whose orchestrator is gone, with their disks and keys.
 
     A machine whose orchestrator lives is spared, and so is a kept one before its time, unless it
-    is named.
+    is named. In AWS a launch that was never answered may still become a machine: five minutes
+    after it, that is certain, and so long this waits.
 
     \b
     Examples:
       build sweep --dry-run
       build sweep
       build sweep debian_bookworm_qemu      also before its time
+      build sweep --provider aws --region eu-west-1
     """
     import dataclasses
 
     from build_orchestrator.sweep import sweep as do_sweep
 
-    maker = provider_maker(lambda text: say(text, err=True))
-    found = do_sweep(maker, PROVIDERS, project=_project_or_none(ctx), only=only, dry_run=dry_run)
+    take_old_name(lambda text: say(text, err=True))
+    cloud = _cloud(ctx, aws_endpoint or "", region) if provider else None
+    found = do_sweep(
+        provider_maker(lambda text: say(text, err=True), cloud),
+        (*LOCAL, provider) if provider else LOCAL,
+        project=_project_or_none(ctx),
+        only=only,
+        dry_run=dry_run,
+        limit_s=SWEEP_S,
+    )
     if as_json:
         say(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
@@ -215,6 +280,15 @@ def sweep(ctx: click.Context, only: str, dry_run: bool, as_json: bool) -> int:
             say(f"nothing called {only!r} was left behind" if only else "nothing was left behind")
     leaked = any(each.state == "leaked" for each in found)
     return ExitCode.LEAKED if leaked else ExitCode.OK
+
+
+def _cloud(ctx: click.Context, endpoint: str, regions: tuple[str, ...]) -> Cloud:
+    """Where to look; a project is not needed, and a broken one is no reason to leave machines."""
+    try:
+        configuration = configuration_of(ctx)
+    except UsageError:
+        configuration = None
+    return cloud_of(configuration, endpoint, regions)
 
 
 def _utc(at: float) -> str:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from build_orchestrator.cli.cloud import endpoint_option, jobs_for, placed
 from build_orchestrator.configuration import Configuration, find_project, load
 from build_orchestrator.errors import UsageError
 from build_orchestrator.machine import PROVIDERS
 
 if TYPE_CHECKING:
-    from build_orchestrator.machine.contract import Notify, Provider
+    from build_orchestrator.machine.contract import Cloud, Notify, Provider
     from build_orchestrator.model import Plan
 
 RUNS = "runs"
@@ -36,7 +37,7 @@ def project_of(ctx: click.Context) -> Path:
 
 def configuration_of(ctx: click.Context) -> Configuration:
     """The project's targets.yaml, checked."""
-    installed = shutil.which("VBoxManage") is not None and "virtualbox" in PROVIDERS
+    installed = shutil.which("VBoxManage") and shutil.which("vagrant")
     return load(
         project_of(ctx),
         providers=frozenset(PROVIDERS),
@@ -55,14 +56,16 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
     run_uuid = uuid.uuid4().hex
     now = time.gmtime()
     shown, _ = host_trust(os.environ)
-    return make_plan(
+    chosen = select(configuration, selectors)
+    made = make_plan(
         configuration,
         selectors,
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', now)}-{run_uuid[:4]}",
         run_uuid=run_uuid,
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
         jobs=options["jobs"]
-        or default_jobs(target.size for target in select(configuration, selectors)),
+        or jobs_for(target.provider for target in chosen)
+        or default_jobs(target.size for target in chosen if target.provider != "aws"),
         recipe=options["recipe"],
         naming=Naming(
             version=os.environ.get("VERSION", ""),
@@ -76,6 +79,7 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
         provision_s=options["timeout"],
         source_date_epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH"), SOURCE_DATE_EPOCH),
     )
+    return placed(made, options["aws_endpoint"] or "")
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,6 +117,7 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="TIME",
                 help="Limit of the script, such as 900 or 30m",
             ),
+            endpoint_option,
         )
     ):
         command = option(command)
@@ -141,7 +146,7 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 
-def provider_maker(notify: Notify) -> Callable[[str], Provider]:
+def provider_maker(notify: Notify, cloud: Cloud | None = None) -> Callable[[str], Provider]:
     """A function from a provider's name to the one provider of that name."""
     from build_orchestrator.machine import make_provider
 
@@ -149,7 +154,7 @@ def provider_maker(notify: Notify) -> Callable[[str], Provider]:
 
     def provider(name: str) -> Provider:
         if name not in made:
-            made[name] = make_provider(name, notify=notify)
+            made[name] = make_provider(name, notify=notify, cloud=cloud)
         return made[name]
 
     return provider

@@ -36,7 +36,10 @@ def _section(name: str) -> str:
     with click.Context(cli) as context:
         command = cli.get_command(context, name)
     assert command is not None
-    return _text(f"build {name}", command)
+    parts = [_text(f"build {name}", command)]
+    if isinstance(command, click.Group):
+        parts += [_text(f"build {name} {sub}", each) for sub, each in command.commands.items()]
+    return "\n".join(parts)
 
 
 def _text(name: str, command: click.Command) -> str:

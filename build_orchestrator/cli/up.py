@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from build_orchestrator.cli.cloud import take_old_name
 from build_orchestrator.cli.project import DURATION, RUNS, plan_of, plan_options, provider_maker
 from build_orchestrator.cli.streams import say
-from build_orchestrator.errors import UsageError
+from build_orchestrator.errors import HostNotReady, UsageError
 
 if TYPE_CHECKING:
     from build_orchestrator.deadline import Cancel
@@ -81,9 +82,15 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
     from build_orchestrator import doctor
     from build_orchestrator.publish import check
 
+    take_old_name(lambda text: say(text, err=True))
     plan = plan_of(ctx, selectors, options)
+    # One address that is not Amazon's serves all of AWS, unless S3 has its own.
+    options["s3_endpoint"] = options["s3_endpoint"] or options["aws_endpoint"]
     secrets = _secrets(plan)
-    _check_junit(options["junit"], Path(plan.project) / RUNS)
+    runs = Path(plan.project) / RUNS
+    _check_writable("--junit", options["junit"], runs)
+    if options["events"] not in {None, "-"}:
+        _check_writable("--events", Path(options["events"]), runs)
     if options["dry_run"]:
         from build_orchestrator.cli.look import show_plan
 
@@ -95,14 +102,16 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
     return _Up(plan, secrets, options).go()
 
 
-def _check_junit(path: Path | None, runs: Path) -> None:
+def _check_writable(option: str, path: Path | None, runs: Path) -> None:
     """Raise UsageError where the file cannot be written; the runs' own folder we make ourselves."""
     if path is None or (path.parent.resolve() == runs.resolve() and not runs.exists()):
         return
     if not path.parent.is_dir():
-        raise UsageError(f"--junit {path}: there is no folder {path.parent}")
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: it is a folder")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"--junit {path}: this user may not write it")
+        raise UsageError(f"{option} {path}: this user may not write it")
 
 
 def _secrets(plan: Plan) -> dict[str, str]:
@@ -138,7 +147,14 @@ class _Up:
         from build_orchestrator.deadline import Cancel
         from build_orchestrator.sinks import Tail
 
-        self._folder.mkdir(parents=True)
+        try:
+            self._folder.mkdir(parents=True)
+        except OSError as error:
+            raise HostNotReady(
+                f"{self._folder}: this run's folder cannot be made",
+                details=str(error),
+                resolution=f"See that {RUNS} is a folder that you may write, on a disk with room.",
+            ) from error
         cancel, tail = Cancel(), Tail()
         started, started_at = time.monotonic(), time.gmtime()
         with _signals_set(cancel), self._observed(tail) as observer:
@@ -168,6 +184,7 @@ class _Up:
     ) -> tuple[tuple[Result, ...], list[BaseException]]:
         from build_orchestrator import events
         from build_orchestrator.journal import Journal
+        from build_orchestrator.masking import Masker
         from build_orchestrator.pipeline.run import Run
         from build_orchestrator.pipeline.schedule import run_plan
 
@@ -182,6 +199,7 @@ class _Up:
                 settings=self._settings(),
                 provider=provider_maker(lambda text: observer(events.Note(text=text))),
                 secrets=self._secrets,
+                masker=Masker(self._secrets.values()),
             )
             return run_plan(run), run.bugs
         finally:
@@ -202,12 +220,16 @@ class _Up:
     def _sweep(self, observer: Observer) -> None:
         """What a killed run left on this host goes before anything new comes."""
         from build_orchestrator import events
-        from build_orchestrator.machine import PROVIDERS
+        from build_orchestrator.machine import LOCAL
         from build_orchestrator.machine.contract import silent
+        from build_orchestrator.model import through_vagrant
         from build_orchestrator.sweep import sweep
 
         maker = provider_maker(silent)
-        for swept in sweep(maker, PROVIDERS, project=Path(self._plan.project)):
+        used = {build.target.provider for build in self._plan.builds}
+        # Tools of others take their time; what of theirs our journals know is swept all the same.
+        names = [name for name in LOCAL if name in used or not through_vagrant(name)]
+        for swept in sweep(maker, names, project=Path(self._plan.project)):
             if swept.state != "spared":
                 text = f"{swept.name} was left behind ({swept.reason}): {swept.state}"
                 observer(events.Warned(text=text))
@@ -258,9 +280,10 @@ class _Up:
         )
 
     def _write(self, report: Report, tail: Tail) -> None:
+        """Write the report; what cannot be written is told, and does not hide how the run ended."""
+        from build_orchestrator.pipeline.run import write_whole
         from build_orchestrator.report import encode, html, junit
 
-        """Write the report; what cannot be written is told, and does not hide how the run ended."""
         tails = {result.target: tail.lines(result.target) for result in report.results}
         xml = junit(report, tails=tails)
         files = {
@@ -273,7 +296,7 @@ class _Up:
         for path, text in files.items():
             try:
                 if path.parent == self._folder:
-                    _write_whole(path, text)
+                    write_whole(path, text)
                 else:
                     path.write_text(text)  # What the user named may be a pipe or a link.
             except OSError as error:
@@ -292,16 +315,6 @@ class _Up:
             tails={result.target: tail.lines(result.target) for result in report.results},
         )
         say(text, err=to_stderr)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole or absent, whenever somebody looks."""
-    aside = path.with_name(f".{path.name}")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

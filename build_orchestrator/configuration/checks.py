@@ -10,21 +10,30 @@ from build_orchestrator.configuration.rows import (
     DefaultsRow,
     DistroRow,
     ImageRow,
+    LaunchRow,
     OutputRow,
     RecipeRow,
+    TargetRow,
     TargetsFile,
 )
 from build_orchestrator.configuration.words import (
     destination_problem,
     members_problem,
+    option_problem,
     output_name_problem,
+    range_problem,
     same_destination,
     ssh_option_problem,
     variable_problem,
 )
+from build_orchestrator.model import OWN_PROVIDERS, through_vagrant
 
 WITHOUT_IMAGE = frozenset({"fake"})
 """Providers whose machines start from nothing."""
+
+
+BOXES_MADE = frozenset({"libvirt", "virtualbox"})
+"""Providers of Vagrant's whose boxes can be made on this host."""
 
 
 def check(
@@ -32,6 +41,10 @@ def check(
 ) -> None:
     """Note everything that is wrong with rows that were read; wrong fields are empty in them."""
     defaults = file.defaults or DefaultsRow()
+    for position, name in enumerate(file.vagrant_providers):
+        if name in OWN_PROVIDERS:
+            findings.add(("vagrant_providers", position), f"{name} is not one of Vagrant's")
+    providers |= frozenset(file.vagrant_providers)
     if file.default_provider and file.default_provider not in providers:
         message = f"unknown provider {file.default_provider}"
         near = did_you_mean(file.default_provider, providers)
@@ -40,6 +53,7 @@ def check(
         message = f"unknown recipe {defaults.recipe}{did_you_mean(defaults.recipe, file.recipes)}"
         findings.add(("defaults", "recipe") if file.defaults else ("recipes",), message)
     _check_destinations(defaults.destinations, findings, ("defaults", "destinations"))
+    _check_launch(defaults.launch, findings, ("defaults", "launch"))
     targets: dict[str, str] = {}
     for name, distro in file.distros.items():
         _check_distro(name, distro, findings, providers)
@@ -64,11 +78,23 @@ def _check_distro(
         if provider not in providers:
             message = f"unknown provider {provider}{did_you_mean(provider, providers)}"
             findings.add(here, message)
+            continue
         if target.image is None:
-            if provider in providers - WITHOUT_IMAGE:
+            if provider not in WITHOUT_IMAGE:
                 findings.add((*here, "image"), "is missing: what its machines start from")
         elif findings.clean((*here, "image")):
-            _check_image(target.image, findings, (*here, "image"))
+            if provider == "aws":
+                _check_ami(target.image, findings, (*here, "image"))
+            elif through_vagrant(provider):
+                _check_box(target.image, provider, findings, (*here, "image"))
+            else:
+                _check_image(target.image, findings, (*here, "image"))
+        _check_communicator(distro, provider, target, findings, (*here, "communicator"))
+        for name, value in target.options.items():
+            _note(findings, (*here, "options", name), option_problem(provider, name, value))
+        if target.launch is not None and provider != "aws":
+            findings.add((*here, "launch"), "only machines of aws are launched")
+        _check_launch(target.launch, findings, (*here, "launch"))
 
 
 def _check_joined(
@@ -92,13 +118,87 @@ def _check_ssh(distro: DistroRow, findings: Findings, place: Place) -> None:
         _note(findings, (*place, "options", position), option and ssh_option_problem(option))
 
 
+def _check_communicator(
+    distro: DistroRow, provider: str, target: TargetRow, findings: Findings, place: Place
+) -> None:
+    if target.communicator and not through_vagrant(provider):
+        findings.add(place, "only machines of Vagrant's have one")
+    if target.communicator == "winrm" and not distro.windows:
+        findings.add(place, "winrm is for distros with windows: true")
+
+
+def _check_box(image: ImageRow, provider: str, findings: Findings, place: Place) -> None:
+    """What a machine of Vagrant's starts from: bootstrap, or box with version, url or path."""
+    if image.bootstrap and provider not in BOXES_MADE:
+        names = " and ".join(sorted(BOXES_MADE))
+        findings.add((*place, "bootstrap"), f"boxes are made for {names} only")
+    _refuse_ami(image, findings, place)
+    for name in ("kernel", "kernel_sha256", "initrd", "initrd_sha256"):
+        if getattr(image, name):
+            findings.add((*place, name), "a machine of Vagrant's starts its own kernel")
+    if bool(image.bootstrap) == bool(image.box):
+        found = "both" if image.box else "none of them"
+        findings.add(place, f"wants exactly one of bootstrap and box, not {found}")
+        return
+    given = [name for name in ("version", "url", "path") if getattr(image, name)]
+    if image.bootstrap and given:
+        findings.add((*place, given[0]), "goes with a box only")
+    if image.box and len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        findings.add(place, f"a box wants exactly one of version, url and path, not {found}")
+    if (image.url or image.path) and not image.sha256:
+        findings.add((*place, "sha256"), f"is missing; {given[0]} needs it")
+    if image.sha256 and not (image.url or image.path):
+        findings.add((*place, "sha256"), "goes with url or path only")
+
+
+AMI = ("ami", "ami_name", "ami_parameter")
+DISK = ("bootstrap", "url", "path", "sha256", "kernel", "initrd", "box", "version")
+
+
+def _refuse_ami(image: ImageRow, findings: Findings, place: Place) -> None:
+    for name in (*AMI, "ami_owner"):
+        if getattr(image, name):
+            findings.add((*place, name), "only aws starts from images of AWS")
+
+
+def _check_ami(image: ImageRow, findings: Findings, place: Place) -> None:
+    for name in DISK:
+        if getattr(image, name):
+            findings.add((*place, name), "aws starts from images of its own: ami, ami_name")
+            return
+    given = [name for name in AMI if getattr(image, name)]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        findings.add(place, f"wants exactly one of {', '.join(AMI)}, not {found}")
+    if bool(image.ami_name) != bool(image.ami_owner):
+        findings.add(place, "ami_name and ami_owner go together: anybody may take any name")
+
+
+def _check_launch(launch: LaunchRow | None, findings: Findings, place: Place) -> None:
+    if launch is None:
+        return
+    if launch.subnet_id and launch.zones:
+        findings.add((*place, "zones"), "a subnet has its own zone; give one or the other")
+    if launch.host_key == "first-use" and launch.address != "private":
+        message = "first-use goes with address: private; anybody may answer for a public one"
+        findings.add((*place, "host_key"), message)
+    if launch.allow_from not in ("", "auto") and range_problem(launch.allow_from):
+        findings.add((*place, "allow_from"), range_problem(launch.allow_from))
+
+
 def _check_image(image: ImageRow, findings: Findings, place: Place) -> None:
+    _refuse_ami(image, findings, place)
+    for name in ("box", "version"):
+        if getattr(image, name):
+            findings.add((*place, name), "only Vagrant's providers start from boxes")
     given = [name for name in ("bootstrap", "url", "path") if getattr(image, name)]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
         findings.add(place, f"wants exactly one of bootstrap, url and path, not {found}")
     if (image.url or image.path) and not image.sha256:
-        findings.add((*place, "sha256"), f"is missing; {given[0]} needs it")
+        needing = "url" if image.url else "path"
+        findings.add((*place, "sha256"), f"is missing; {needing} needs it")
     if image.bootstrap and (image.sha256 or image.kernel or image.initrd):
         findings.add(place, "a bootstrapped image has a kernel and checksum of its own")
     for name in ("kernel", "initrd"):
@@ -111,8 +211,15 @@ def _check_image(image: ImageRow, findings: Findings, place: Place) -> None:
 
 def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: Path) -> None:
     _check_path(recipe.script, findings, (*place, "script"), project, kind="file")
+    windows_script = recipe.windows_script
+    _check_path(windows_script, findings, (*place, "windows_script"), project, kind="file")
     for position, path in enumerate(recipe.inputs):
-        _check_path(path, findings, (*place, "inputs", position), project)
+        here: Place = (*place, "inputs", position)
+        _check_path(path, findings, here, project)
+        # The same words twice are told where the list is read.
+        before = recipe.inputs[:position]
+        if path and path not in before and Path(path) in map(Path, before):
+            findings.add(here, f"{path} is listed twice")
     lock = recipe.requirements_lock
     _check_path(lock, findings, (*place, "requirements_lock"), project, kind="file")
     _check_outputs(recipe.outputs, findings, (*place, "outputs"))
@@ -121,7 +228,7 @@ def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: 
         _note(findings, (*place, "environment", name), variable_problem(name))
     names = [entry.partition("=")[0] for entry in recipe.secrets]
     for position, name in enumerate(names):
-        here: Place = (*place, "secrets", position)
+        here = (*place, "secrets", position)
         _note(findings, here, variable_problem(name))
         # The same entry twice is told where the list is read.
         if name in names[:position] and len(set(recipe.secrets)) == len(names):

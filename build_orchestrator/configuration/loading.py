@@ -15,7 +15,9 @@ from build_orchestrator.configuration.rows import (
     DefaultsRow,
     DistroRow,
     ImageRow,
+    LaunchRow,
     RecipeRow,
+    SizeRow,
     SshRow,
     TargetRow,
     TargetsFile,
@@ -29,6 +31,7 @@ from build_orchestrator.model import (
     Recipe,
     Size,
     Target,
+    through_vagrant,
 )
 
 FILE = "targets.yaml"
@@ -74,7 +77,7 @@ def load(
 
     Args:
         providers: every provider that this tool knows.
-        default_provider: what holds where the file names none.
+        default_provider: what holds where the file names none, and a target has it.
 
     Raises:
         ConfigurationError: with every problem in the file.
@@ -87,7 +90,9 @@ def load(
         check(rows, findings, project=project, providers=providers)
     findings.raise_any()
     assert rows is not None, "no rows without a problem"
-    return _configuration(rows, project, rows.default_provider or default_provider)
+    offered = {provider for distro in rows.distros.values() for provider in distro.providers}
+    fallback = default_provider if default_provider in offered else "qemu"
+    return _configuration(rows, project, rows.default_provider or fallback)
 
 
 def _called(path: Path) -> str:
@@ -144,11 +149,45 @@ def _target(
         distro=distro,
         provider=provider,
         image=_image(target.image or ImageRow()),
-        size=_layered(Size(), defaults.size, row.size, target.size),
+        size=_size(provider, defaults.size, row.size, target.size),
         deadlines=_layered(Deadlines(), defaults.deadlines, row.deadlines, target.deadlines),
         attempts=target.attempts or defaults.attempts,
-        options=target.options,
+        communicator=target.communicator or ("winrm" if distro.windows else "ssh"),
+        options=_options(provider, defaults, target),
     )
+
+
+def _options(provider: str, defaults: DefaultsRow, target: TargetRow) -> Mapping[str, str]:
+    """What only the provider understands. How to launch is typed in the file, and text here."""
+    if provider != "aws":
+        return target.options
+    general, own = _launch(defaults.launch), _launch(target.launch)
+    # A subnet has a zone of its own, so who names one does not mean the zones of all others.
+    for name, other in (("subnet_id", "zones"), ("zones", "subnet_id")):
+        if name in own:
+            general.pop(other, None)
+    return general | own
+
+
+def _launch(row: LaunchRow | None) -> dict[str, str]:
+    said = {
+        name: value for name, value in vars(row or LaunchRow()).items() if value or value is False
+    }
+    return {name: _as_text(value) for name, value in said.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _size(provider: str, defaults: SizeRow | None, *rows: SizeRow | None) -> Size:
+    if not through_vagrant(provider):
+        return _layered(Size(), defaults, *rows)
+    # A box's disk can only grow, and most are larger than what suits an image of ours.
+    own_disk = dataclasses.replace(defaults, disk_mib=None) if defaults else None
+    return _layered(Size(disk_mib=0), own_disk, *rows)
 
 
 def _image(row: ImageRow) -> ImageSource:
@@ -163,6 +202,7 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> 
     return Recipe(
         name=name,
         script=row.script,
+        windows_script=row.windows_script,
         inputs=row.inputs,
         outputs=tuple(Output(name=each.name, members=each.members) for each in row.outputs),
         destinations=defaults.destinations if own is None else own,

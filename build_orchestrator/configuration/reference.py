@@ -13,6 +13,7 @@ from build_orchestrator.configuration.rows import (
     DefaultsRow,
     DistroRow,
     ImageRow,
+    LaunchRow,
     OutputRow,
     RecipeRow,
     Rule,
@@ -42,9 +43,22 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
     (
         "image",
         ImageRow,
-        "`kernel` and `initrd` each go together with their checksum.",
+        (
+            "`kernel` and `initrd` each go together with their checksum.\n"
+            "Vagrant's machines start from `bootstrap`, or from `box` with either its `version`\n"
+            "or the `url` or `path` (and `sha256`) of the file that it is in."
+        ),
     ),
-    ("size", SizeRow, ""),
+    (
+        "size",
+        SizeRow,
+        "A machine of Vagrant's has its box's disk, unless its distro or target gives `disk_mib`.",
+    ),
+    (
+        "launch",
+        LaunchRow,
+        "For `aws`. What a target leaves out is taken from `defaults.launch`.",
+    ),
     ("deadlines", DeadlinesRow, ""),
     ("ssh", SshRow, f"Algorithms only: `{'`, `'.join(SSH_OPTIONS)}`."),
     (

@@ -6,11 +6,16 @@ what the file may leave out.
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from build_orchestrator.configuration.launch import LaunchRow as LaunchRow
+from build_orchestrator.configuration.shapes import Declared as Declared
+from build_orchestrator.configuration.shapes import Rule as Rule
+from build_orchestrator.configuration.shapes import Shape as Shape
+from build_orchestrator.configuration.shapes import declared as declared
+from build_orchestrator.configuration.shapes import entry as entry
 
 SCHEMA = 1
 """The version of this shape."""
@@ -19,63 +24,12 @@ NAME = "[a-z0-9]+(_[a-z0-9]+)*"
 RECIPE_NAME = "[a-z0-9]+([_-][a-z0-9]+)*"
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 SHA256 = "[0-9a-fA-F]{64}"
+BOX = "[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+VERSION = "[0-9]+(\\.[0-9A-Za-z]+)*([-+][0-9A-Za-z.-]+)?"
 LABEL = "[A-Za-z0-9][A-Za-z0-9 ._+-]*"
 ARCHITECTURES = ("x86_64", "arm64", "i386")
+COMMUNICATORS = ("ssh", "winrm")
 WEEK_S = 7 * 24 * 3600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What may stand in a field, in its list's items, or in its mapping's values."""
-
-    about: str
-    """One sentence for people."""
-    pattern: str = ""
-    """A regular expression that the whole text must match."""
-    wanted: str = ""
-    """The pattern in words."""
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    names: str = ""
-    """For a mapping: a regular expression that each of its names must match."""
-    names_wanted: str = ""
-    filled: bool = False
-    """An empty list, mapping or text is wrong."""
-    without: str = ""
-    """For the docs: what holds when the field is left out."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The type of a field, as reading and the schema need it."""
-
-    kind: str
-    """``text``, ``integer``, ``number``, ``switch``, ``list``, ``map`` or ``row``."""
-    item: Shape | None = None
-    """Of a list's items or a mapping's values."""
-    row: type[Any] | None = None
-
-
-@dataclass(frozen=True)
-class Declared:
-    """One field of a row."""
-
-    name: str
-    shape: Shape
-    rule: Rule
-    required: bool
-    default: Any
-
-
-def entry(about: str, *, default: Any = dataclasses.MISSING, **rule: Any) -> Any:
-    """Declare a field of a row; without a default it is required."""
-    metadata = {"rule": Rule(about=about, **rule)}
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +72,7 @@ class SshRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRow:
-    """What a machine starts from: exactly one of bootstrap, url and path."""
+    """What a machine starts from: bootstrap, url, path, a Vagrant box, or an image of AWS."""
 
     bootstrap: str = entry(
         "A suite that is built from the distribution's packages on this host.",
@@ -127,14 +81,16 @@ class ImageRow:
         wanted="the name of a suite such as bookworm",
     )
     url: str = entry(
-        "A disk to download.",
+        "A disk to download, or the file that the box is in.",
         default="",
         pattern="https?://[^ ]+",
         wanted="an address that begins with https:// or http://",
     )
-    path: str = entry("A qcow2 disk; relative to the project.", default="")
+    path: str = entry(
+        "A qcow2 disk, or the file that the box is in; relative to the project.", default=""
+    )
     sha256: str = entry(
-        "Of the disk; required with url and path.",
+        "Of that file; required with url and path.",
         default="",
         pattern=SHA256,
         wanted="64 hex digits",
@@ -147,6 +103,42 @@ class ImageRow:
     initrd: str = entry("Address or path of the initial RAM disk of that kernel.", default="")
     initrd_sha256: str = entry(
         "Of the initial RAM disk.", default="", pattern=SHA256, wanted="64 hex digits"
+    )
+    box: str = entry(
+        "A Vagrant box by its name, for `virtualbox`, `libvirt` and the like.",
+        default="",
+        pattern=BOX,
+        wanted="the name of a box such as bento/debian-12",
+    )
+    version: str = entry(
+        "Of the box; required, unless `url` or `path` says in which file the box is.",
+        default="",
+        pattern=VERSION,
+        wanted="one version such as 202502.21.0; a range would not stay what it is",
+    )
+    ami: str = entry(
+        "An image of AWS, for `aws` only, by its id.",
+        default="",
+        pattern="ami-[0-9a-f]{8,17}",
+        wanted="an id such as ami-0123456789abcdef0",
+    )
+    ami_name: str = entry(
+        "The newest image of `ami_owner` whose name matches, such as `debian-12-amd64-*`.",
+        default="",
+        pattern="[ -~]{3,128}",
+        wanted="a name, in which * and ? stand for others",
+    )
+    ami_owner: str = entry(
+        "Who made it: an account's number, `amazon`, `aws-marketplace` or `self`.",
+        default="",
+        pattern="[0-9]{12}|amazon|aws-marketplace|self",
+        wanted="12 digits, amazon, aws-marketplace or self",
+    )
+    ami_parameter: str = entry(
+        "A parameter of AWS Systems Manager that holds the id.",
+        default="",
+        pattern="/[A-Za-z0-9._/-]+",
+        wanted="a path such as /aws/service/debian/release/12/latest/amd64",
     )
 
 
@@ -165,6 +157,13 @@ class TargetRow:
         minimum=1,
         maximum=10,
     )
+    communicator: str = entry(
+        "How Vagrant talks to its machines.",
+        default="",
+        choices=COMMUNICATORS,
+        without="`winrm` on Windows, else `ssh`",
+    )
+    launch: LaunchRow | None = entry("How machines of `aws` are launched.", default=None)
     options: Mapping[str, str] = entry("What only this provider understands.", default={})
 
 
@@ -223,6 +222,9 @@ class RecipeRow:
     """What is built."""
 
     script: str = entry("The script that runs in the machine; inside the project.", filled=True)
+    windows_script: str = entry(
+        "The script on Windows, run by plain `vagrant up`; inside the project.", default=""
+    )
     inputs: tuple[str, ...] = entry(
         "Files and folders of the project that the script sees in `$BUILD_INPUTS`.", default=()
     )
@@ -269,6 +271,7 @@ class DefaultsRow:
         minimum=1,
         maximum=10,
     )
+    launch: LaunchRow | None = entry("How machines of `aws` are launched.", default=None)
     destinations: tuple[str, ...] = entry(
         "Where artifacts are published: folders, or `s3://bucket/prefix`.", default=("dist/",)
     )
@@ -282,9 +285,15 @@ class TargetsFile:
     default_provider: str = entry(
         "The provider of selectors that name none.",
         default="",
-        without="virtualbox where it is installed, else qemu",
+        without="virtualbox where it and Vagrant are installed and a target has it, else qemu",
     )
     defaults: DefaultsRow | None = entry("What holds where a row says nothing.", default=None)
+    vagrant_providers: tuple[str, ...] = entry(
+        "Providers beside `virtualbox` and `libvirt` that Vagrant has on your hosts.",
+        default=(),
+        pattern=NAME,
+        wanted="a provider's name such as vmware_desktop",
+    )
     distros: Mapping[str, DistroRow] = entry(
         "The distros by name.",
         names=NAME,
@@ -297,47 +306,3 @@ class TargetsFile:
         names_wanted="lower-case letters and digits joined by single _ or -",
         filled=True,
     )
-
-
-def declared(row: type[Any]) -> Mapping[str, Declared]:
-    """The fields of a row by name, in the order of their declaration."""
-    if row not in _DECLARED:
-        hints = typing.get_type_hints(row)
-        fields = dataclasses.fields(row)
-        _DECLARED[row] = {each.name: _declared(each, hints[each.name]) for each in fields}
-    return _DECLARED[row]
-
-
-_DECLARED: dict[type[Any], Mapping[str, Declared]] = {}
-
-
-def _declared(each: dataclasses.Field[Any], hint: Any) -> Declared:
-    has_factory = each.default_factory is not dataclasses.MISSING
-    return Declared(
-        name=each.name,
-        shape=_shape(hint),
-        rule=each.metadata["rule"],
-        required=each.default is dataclasses.MISSING and not has_factory,
-        default={} if has_factory else each.default,
-    )
-
-
-_SCALARS = {
-    str: Shape("text"),
-    int: Shape("integer"),
-    float: Shape("number"),
-    bool: Shape("switch"),
-}
-
-
-def _shape(hint: Any) -> Shape:
-    if hint in _SCALARS:
-        return _SCALARS[hint]
-    arguments = typing.get_args(hint)
-    if type(None) in arguments:  # Optional: a field that may be left out.
-        return _shape(next(each for each in arguments if each is not type(None)))
-    if typing.get_origin(hint) is tuple:
-        return Shape("list", item=_shape(arguments[0]))
-    if typing.get_origin(hint) is Mapping:
-        return Shape("map", item=_shape(arguments[1]))
-    return Shape("row", row=hint)

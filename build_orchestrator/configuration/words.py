@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 
 from build_orchestrator.configuration.findings import did_you_mean
 
@@ -16,6 +17,9 @@ PLACEHOLDERS = ("distribution", "release", "version", "target", "distro")
 SIDECARS = (".sha256", ".md5", ".sbom.json", ".provenance.json")
 """Endings of the files that lie beside an artifact."""
 
+LONGEST_NAME_BYTES = 200
+"""File systems take 255, of which the files beside it and those being written need some."""
+
 SCHEMES = ("s3",)
 """Destinations that are not folders."""
 
@@ -23,11 +27,30 @@ RESERVED_PREFIXES = ("BUILD_", "MACHINE_")
 RESERVED = ("BUILD", "VERSION", "PRERELEASE", "SOURCE_DATE_EPOCH")
 """Variables that the tool itself gives to the script (all of those prefixes too)."""
 
-RUN_FILES = frozenset({"log.txt", "console.txt", "environment.sh", "machine.sh", "partial"})
+RUN_FILES = frozenset({
+    "log.txt", "console.txt", "environment.sh", "launch.json", "machine.sh", "partial",
+    "user-data.sh", "Vagrantfile",
+})  # fmt: skip
 """What lies beside the artifacts in ``runs/<run id>/<target>/``."""
 
 FOLDERS = frozenset({"dev", "keys", "latest", "latest.txt"})
 """What lies beside the folders of versions at a destination; no VERSION may be called like it."""
+
+STAGES = ("boot", "transfer", "provision", "collect", "destroy")
+
+OPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "fake": {
+        "fail_at": STAGES,
+        "hang_at": STAGES,
+        "refuse_to_die": ("true", "false"),
+        "boot_s": (),
+    },
+    "libvirt": {"driver": ("kvm", "qemu")},
+    "aws": {},
+    "qemu": {},
+    "virtualbox": {},
+}
+"""Provider -> its options -> what each can be; nothing means a number of seconds."""
 
 SSH_OPTIONS = (
     "CASignatureAlgorithms",
@@ -71,6 +94,8 @@ def final_name_problem(name: str) -> str:
         return f"begins with {name[0]}"
     if name in RUN_FILES:
         return "is a file that the tool itself keeps in the run folder"
+    if len(name.encode(errors="replace")) > LONGEST_NAME_BYTES:
+        return f"has more than {LONGEST_NAME_BYTES} bytes"
     return ""
 
 
@@ -120,6 +145,25 @@ def variable_problem(name: str) -> str:
     return ""
 
 
+def option_problem(provider: str, name: str, value: str) -> str:
+    """What is wrong with an option that only one provider understands."""
+    known = OPTIONS.get(provider)
+    if known is None:
+        return ""
+    if name not in known:
+        nearest = did_you_mean(name, known) or f"; {provider} has no options"
+        return f"unknown option {name}{nearest}"
+    if known[name]:
+        return (
+            ""
+            if value in known[name]
+            else f"unknown value {value}{did_you_mean(value, known[name])}"
+        )
+    return (
+        "" if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value) else f"{value!r} is no number of seconds"
+    )
+
+
 def ssh_option_problem(option: str) -> str:
     """What is wrong with an ssh option of a distro."""
     key, equals, value = option.partition("=")
@@ -127,4 +171,15 @@ def ssh_option_problem(option: str) -> str:
         return "is not of the form Key=value"
     if key not in SSH_OPTIONS:
         return f"{key} is not an algorithm{did_you_mean(key, SSH_OPTIONS)}"
+    return ""
+
+
+def range_problem(text: str) -> str:
+    """What is wrong with a range of addresses."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"is not a range of addresses: {error}"
     return ""

@@ -5,18 +5,46 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from build_orchestrator.errors import HostNotReady
+from build_orchestrator.model import through_vagrant
+
 if TYPE_CHECKING:
-    from build_orchestrator.machine.contract import Notify, Provider
+    from build_orchestrator.machine.contract import Cloud, Notify, Provider
 
 PROVIDERS = {
     "qemu": "build_orchestrator.machine.qemu:QemuProvider",
+    "libvirt": "build_orchestrator.machine.vagrant:with_libvirt",
+    "virtualbox": "build_orchestrator.machine.vagrant:with_virtualbox",
+    "aws": "build_orchestrator.machine.ec2:Ec2Provider",
     "fake": "build_orchestrator.machine.fake:FakeProvider",
 }
 """Name -> where its class is; imported only when it is used."""
 
 
-def make_provider(name: str, *, notify: Notify) -> Provider:
-    """The provider with this name."""
+LOCAL = tuple(name for name in PROVIDERS if name != "aws")
+"""Those whose machines are on this host: a sweep may always ask them what they show."""
+
+
+def make_provider(name: str, *, notify: Notify, cloud: Cloud | None = None) -> Provider:
+    """The provider with this name; one that is not listed is another one of Vagrant's.
+
+    Args:
+        cloud: where ``aws`` is asked.
+
+    Raises:
+        HostNotReady: a journal tells of a provider that this version has not.
+    """
+    if name not in PROVIDERS and through_vagrant(name):
+        from build_orchestrator.machine.vagrant import with_another
+
+        return with_another(name, notify)
+    if name not in PROVIDERS:
+        raise HostNotReady(
+            f"this version of build-orchestrator has no provider {name}",
+            resolution="Use the version that booted the machine.",
+        )
     module, _, attribute = PROVIDERS[name].partition(":")
-    provider: Provider = getattr(importlib.import_module(module), attribute)(notify=notify)
+    where = {"cloud": cloud} if name == "aws" and cloud is not None else {}
+    found = getattr(importlib.import_module(module), attribute)
+    provider: Provider = found(notify=notify, **where)
     return provider

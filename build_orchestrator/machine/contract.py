@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.model import Distro, Identity, Image, Size
@@ -40,6 +40,8 @@ class MachineRequest:
     """Boot from power-on even where a warm start could be had."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
+    project: Path | None = None
+    """Whose own templates win over the shipped ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,16 @@ class Abilities:
     windows: bool = False
     console: bool = True
     warm_start: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """Where a provider that is no part of this host is asked."""
+
+    endpoint: str = ""
+    """Address of its API; empty for its own."""
+    regions: tuple[str, ...] = ()
+    """Where leftovers are looked for."""
 
 
 class Machine(Protocol):
@@ -161,4 +173,13 @@ class Provider(Protocol):
 
     def leftovers(self) -> list[Identity]:
         """Every machine of ours that this provider shows, by name alone, whoever started it."""
+        ...
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A provider whose machines share something that is there for one run."""
+
+    def close(self, *, deadline: Deadline) -> tuple[str, ...]:
+        """The run is over: remove it. Returns what could not be removed, in words."""
         ...

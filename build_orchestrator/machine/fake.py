@@ -151,10 +151,8 @@ class FakeProvider:
 
     def leftovers(self) -> list[Identity]:
         found: dict[str, Identity] = {}
-        for entry in processes.PROC.iterdir():
-            if not entry.name.isdigit():
-                continue
-            for line in processes.environment(int(entry.name)):
+        for pid in processes.find(lambda _: True):
+            for line in processes.environment(pid):
                 if (match := NAME.fullmatch(line)) is None:
                     continue
                 found[match["name"]] = Identity(
@@ -163,7 +161,7 @@ class FakeProvider:
                     run_uuid=match["run_uuid"],
                     target=match["target"],
                     attempt=int(match["n"]),
-                    folder=processes.folder_of(int(entry.name), match["name"]),
+                    folder=processes.folder_of(pid, match["name"]),
                 )
         return list(found.values())
 

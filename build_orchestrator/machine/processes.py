@@ -57,8 +57,8 @@ def folder_of(pid: int, name: str) -> str:
 
 
 def find(ours: Ours) -> Iterator[int]:
-    """The pid of every living process that is ours."""
-    for entry in PROC.iterdir():
+    """The pid of every living process that is ours; none where the system does not show them."""
+    for entry in PROC.iterdir() if PROC.is_dir() else ():
         if entry.name.isdigit() and ours(int(entry.name)):
             yield int(entry.name)
 

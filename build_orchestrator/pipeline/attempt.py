@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -25,7 +25,6 @@ from build_orchestrator.errors import (
 from build_orchestrator.evidence import judge
 from build_orchestrator.journal import machine_name
 from build_orchestrator.machine.contract import Machine, MachineRequest
-from build_orchestrator.masking import Masker
 from build_orchestrator.model import Artifact, Build, Identity, Keep, MachineFate, Stage
 from build_orchestrator.pipeline.run import Record, Run
 from build_orchestrator.provision import (
@@ -54,7 +53,7 @@ class Attempt:
         self._folder = run.folder_of(build.name)
         self._limits = build.target.deadlines
         self._phase = ("", 0.0)
-        self._mask = Masker(run.secrets.values()).mask
+        self._mask = run.masker.mask
 
     def go(self) -> tuple[Artifact, ...]:
         """Return the verified artifacts, or raise what went wrong; the machine's end is settled."""
@@ -128,6 +127,7 @@ class Attempt:
             # What failed warm may be the snapshot's fault; a second try leaves nothing to doubt.
             cold=run.settings.cold or self._record.attempt > 1,
             options=target.options,
+            project=Path(run.plan.project),
         )
 
     def _end(self, machine: Machine, *, failed: bool) -> None:
@@ -148,15 +148,28 @@ class Attempt:
                 machine.destroy(deadline=deadline)
                 run.journal.bury(name)
             self._record.settle(MachineFate.DESTROYED, name)
+            self._mask_console()
         except Exception as error:  # noqa: BLE001 - a teardown may not hide another error
             self._record.settle(MachineFate.LEAKED, name)
             if isinstance(error, OrchestratorError):
                 self._record.leak = error
             else:
                 run.bugs.append(error)
-            self._record.tell(events.Warned(target=self._build.name, text=f"teardown: {error}"))
+            text = self._mask(f"teardown: {error}")
+            self._record.tell(events.Warned(target=self._build.name, text=text))
         if failed:
             self._record.stage = where_it_failed
+
+    def _mask_console(self) -> None:
+        """Hide secrets that the machine showed there: its own writer knows none."""
+        console = self._folder / "console.txt"
+        if not any(self._run.secrets.values()) or not console.is_file():
+            return
+        aside = console.with_name(".console.txt")
+        shapes: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with console.open(**shapes) as shown, aside.open("w", **shapes) as masked:
+            masked.writelines(self._mask(line) for line in shown)
+        aside.replace(console)
 
     def _is_kept(self, failed: bool) -> bool:
         if self._run.cancel.is_set:  # Interrupted: all machines are destroyed.

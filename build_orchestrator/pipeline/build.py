@@ -13,6 +13,7 @@ from build_orchestrator.errors import (
     HostNotReady,
     Interrupted,
     MachineLeaked,
+    NoCapacity,
     OrchestratorError,
 )
 from build_orchestrator.model import (
@@ -21,6 +22,7 @@ from build_orchestrator.model import (
     Failure,
     MachineFate,
     Outcome,
+    Published,
     PublishedArtifact,
     Result,
     Stage,
@@ -42,6 +44,8 @@ def build_target(run: Run, build: Build) -> Result:
         artifacts = _try_until_done(run, build, record)
         outcome = Outcome.BUILT
         published = _publish(run, build, artifacts, record)
+        if any(row.state is not Published.YES for row in published):
+            run.cancel.check()  # The rows stay: a destination may have all of it already.
     except Exception as error:  # noqa: BLE001 - one build's end never stops the others
         outcome, failure = _explain(run, record, error)
     result = Result(
@@ -60,7 +64,7 @@ def build_target(run: Run, build: Build) -> Result:
         key=build.key,
         log=str(run.folder_of(build.name) / LOG),
         machine_name=record.machine_name,
-        failure=failure or _leak(record),
+        failure=failure or _leak(run, record),
     )
     record.tell(events.BuildEnded(target=build.name, result=result))
     return result
@@ -81,6 +85,7 @@ def not_started(run: Run, build: Build, outcome: Outcome, failure: Failure) -> R
 
 def _try_until_done(run: Run, build: Build, record: Record) -> tuple[Artifact, ...]:
     """Try on new machines while the environment fails and the budget lasts."""
+    tries = 0
     while True:
         run.cancel.check()
         record.attempt += 1
@@ -88,15 +93,17 @@ def _try_until_done(run: Run, build: Build, record: Record) -> tuple[Artifact, .
         try:
             return Attempt(run, build, record).go()
         except EnvironmentFailure as error:
+            # Each place is asked once before it counts as a try: nothing was started there.
+            tries += not (isinstance(error, NoCapacity) and error.elsewhere)
             # A machine that may be alive is nothing to start another one beside.
-            if record.attempt >= build.target.attempts or record.fate is MachineFate.LEAKED:
+            if tries >= build.target.attempts or record.fate is MachineFate.LEAKED:
                 raise
             record.tell(
                 events.AttemptFailed(
                     target=build.name,
                     attempt=record.attempt,
                     stage=record.stage,
-                    reason=error.brief,
+                    reason=run.masker.mask(error.brief),
                 )
             )
 
@@ -131,7 +138,8 @@ def _explain(run: Run, record: Record, error: Exception) -> tuple[Outcome, Failu
     if not isinstance(error, OrchestratorError):
         run.bugs.append(error)
         for line in "".join(traceback.format_exception(error)).splitlines():
-            record.tell(events.OutputLine(target=record.target, text=line))
+            text = run.masker.mask(line)
+            record.tell(events.OutputLine(target=record.target, text=text))
         error = EnvironmentFailure(
             f"a bug of ours: {type(error).__name__}: {error}",
             resolution="The trace is in the log; please report it.",
@@ -146,22 +154,22 @@ def _explain(run: Run, record: Record, error: Exception) -> tuple[Outcome, Failu
     kind = next(kind for kind in (*outcome, OrchestratorError) if isinstance(error, kind))
     failure = Failure(
         stage=record.stage,
-        brief=error.brief,
-        details=error.details,
-        resolution=error.resolution,
+        brief=run.masker.mask(error.brief),
+        details=run.masker.mask(error.details),
+        resolution=run.masker.mask(error.resolution),
         rule=record.rule,
     )
     return outcome.get(kind, Outcome.ENVIRONMENT), failure
 
 
-def _leak(record: Record) -> Failure | None:
+def _leak(run: Run, record: Record) -> Failure | None:
     """A teardown that failed after everything else went well."""
     if record.leak is None:
         return None
     return Failure(
         stage=Stage.DESTROY,
         brief=record.leak.brief,
-        details=record.leak.details or record.machine_name,
+        details=run.masker.mask(record.leak.details) or record.machine_name,
         resolution=record.leak.resolution or "`build sweep` destroys it.",
     )
 

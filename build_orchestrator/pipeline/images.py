@@ -14,15 +14,20 @@ from build_orchestrator.errors import (
     OrchestratorError,
 )
 from build_orchestrator.image import describe, resolve
-from build_orchestrator.model import Build, Image, ImageSource, Stage
+from build_orchestrator.model import Build, Image, ImageSource, Stage, through_vagrant
 from build_orchestrator.pipeline.run import Record, Run
 
 
 def resolve_images(run: Run) -> dict[str, Image | OrchestratorError]:
     """For each target its image, or why there is none. Images are made in parallel."""
-    users: dict[ImageSource, list[Build]] = {}
+    users: dict[tuple[ImageSource, str, str, str], list[Build]] = {}
     for build in run.plan.builds:
-        users.setdefault(build.target.image, []).append(build)
+        target = build.target
+        # The same suite is a disk for one provider and a box for another; an image of AWS is
+        # another one in each region.
+        provider = target.provider if through_vagrant(target.provider) else ""
+        where = (provider, target.distro.arch, target.options.get("region", ""))
+        users.setdefault((target.image, *where), []).append(build)
     with ThreadPoolExecutor(max_workers=run.plan.jobs) as pool:
         found = list(pool.map(lambda builds: _resolve_one(run, builds), users.values()))
     return {
@@ -63,8 +68,11 @@ def _resolve(run: Run, build: Build, attempt: int) -> Image:
     ) as deadline:
         return resolve(
             source,
+            provider=build.target.provider,
             project=Path(run.plan.project),
             deadline=deadline,
             cancel=run.cancel,
+            arch=build.target.distro.arch,
+            where=build.target.options,
             on_line=lambda line: run.observer(events.OutputLine(target=build.name, text=line)),
         )

@@ -14,6 +14,7 @@ from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.events import Observer
 from build_orchestrator.journal import Journal
 from build_orchestrator.machine.contract import Provider
+from build_orchestrator.masking import Masker
 from build_orchestrator.model import Keep, MachineFate, Plan, Stage
 
 
@@ -42,6 +43,8 @@ class Run:
     provider: Callable[[str], Provider]
     """The provider with this name."""
     secrets: Mapping[str, str] = field(default_factory=dict)
+    masker: Masker = field(default_factory=Masker)
+    """Hides them. What a script writes comes back in errors, too: in names of files, say."""
     bugs: list[BaseException] = field(default_factory=list)
     """What escaped from a build and is no error of the error tree."""
 
@@ -50,6 +53,16 @@ class Run:
         folder = self.folder / target
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or absent, whenever somebody looks."""
+    aside = path.with_name(f".{path.name}")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @dataclass(slots=True, kw_only=True)

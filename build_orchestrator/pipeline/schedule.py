@@ -8,23 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from build_orchestrator import events
+from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import Interrupted, OrchestratorError
 from build_orchestrator.inputs import inputs_of
+from build_orchestrator.machine.contract import Shares
 from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
+from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.build import build_target, not_started
 from build_orchestrator.pipeline.images import resolve_images
-from build_orchestrator.pipeline.run import Run
+from build_orchestrator.pipeline.run import Run, write_whole
 from build_orchestrator.plan import encode, freeze
 
 PLAN = "plan.json"
+CLOSE_S = 180.0
+"""How long what a run's machines shared may take to go; the last machine must have ended first."""
 
 
 def run_plan(run: Run) -> tuple[Result, ...]:
     """Do every build of the run's plan; return one row for each, in the plan's order."""
-    (run.folder / PLAN).write_text(encode(run.plan))
+    write_whole(run.folder / PLAN, encode(run.plan))
     images = resolve_images(run)
     run = dataclasses.replace(run, plan=_frozen(run, images))
-    (run.folder / PLAN).write_text(encode(run.plan))
+    write_whole(run.folder / PLAN, encode(run.plan))
     queued = time.monotonic()
 
     def one(build: Build) -> Result:
@@ -41,8 +46,21 @@ def run_plan(run: Run) -> tuple[Result, ...]:
             run.cancel.set(0)
         return result
 
-    with ThreadPoolExecutor(max_workers=run.plan.jobs, thread_name_prefix="build") as pool:
-        return tuple(pool.map(one, run.plan.builds))
+    try:
+        with ThreadPoolExecutor(max_workers=run.plan.jobs, thread_name_prefix="build") as pool:
+            return tuple(pool.map(one, run.plan.builds))
+    finally:
+        _close_providers(run)
+
+
+def _close_providers(run: Run) -> None:
+    """Remove what machines of this run shared, once the last of them has ended."""
+    for name in dict.fromkeys(build.target.provider for build in run.plan.builds):
+        provider = run.provider(name)
+        if isinstance(provider, Shares):
+            limit_s = URGENT_S if run.cancel.urgent else CLOSE_S
+            for text in provider.close(deadline=Deadline(Stage.DESTROY, limit_s)):
+                run.observer(events.Warned(text=text))
 
 
 def _frozen(run: Run, images: dict[str, Image | OrchestratorError]) -> Plan:

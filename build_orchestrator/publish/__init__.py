@@ -41,8 +41,8 @@ def publish(
 ) -> tuple[PublishedArtifact, ...]:
     """Put a build's artifacts, their sidecars and its key record at each of its destinations.
 
-    A destination that cannot be reached, or that takes too long, gives rows and no error: the
-    caller decides what follows from them.
+    A destination that cannot be reached, or that takes too long, and somebody who asks to stop
+    give rows and no error: the caller decides what follows from them.
 
     Returns:
         A row for each destination and artifact, in order, and one for a key record that could
@@ -50,7 +50,6 @@ def publish(
 
     Raises:
         UsageError: a destination is malformed, or the version has a name of ours.
-        Interrupted
     """
     _check_folder(build)
     publishers = [

@@ -43,7 +43,9 @@ class FolderDestination:
         return str(self._root / key)
 
     def check(self) -> None:
-        nearest = next(place for place in (self._root, *self._root.parents) if place.exists())
+        nearest = next(
+            place for place in (self._root, *self._root.parents) if os.path.lexists(place)
+        )
         if not nearest.is_dir():
             why = f"{nearest} is no folder"
         elif not os.access(nearest, os.W_OK | os.X_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ KEYS = "keys"
 LATEST = "latest"
 RESERVED = frozenset({KEYS, LATEST, f"{LATEST}.txt"})
 """What lies beside the folders of versions, so that no version may be called like it."""
+
+AGENT = re.compile(r"(?P<what>.+-agent)(?:_.+)?(?P<ending>\.tar\.gz|\.zip|\.exe)")
+"""What an agent is called: what it is for, and a version or none."""
 
 MEDIA_TYPES = {
     ".tar.gz": "application/gzip",
@@ -36,6 +40,25 @@ def items_of(artifact: Artifact, folder: str) -> Iterator[Item]:
     )
     for name, content in sidecars(artifact):
         yield _in_memory(f"{folder}/{name}", content)
+
+
+def alias_of(artifact: Artifact, folder: str) -> Item | None:
+    """An agent under the name that a Cloudify Manager looks for; None where it is no agent.
+
+    That name is in small letters and without a version: ``debian-bookworm-agent.tar.gz`` for
+    ``Debian-bookworm-agent_7.1.0-ga.tar.gz``.
+    """
+    agent = AGENT.fullmatch(artifact.name)
+    name = f"{agent['what']}{agent['ending']}".lower() if agent else artifact.name
+    if name == artifact.name:
+        return None
+    return Item(
+        key=f"{folder}/{name}",
+        content=Path(artifact.path),
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        media_type=_media_type(name),
+    )
 
 
 def record_of(artifacts: Iterable[Artifact], build: Build) -> Item:

@@ -18,7 +18,7 @@ from build_orchestrator.errors import (
 from build_orchestrator.events import Observer, Warned
 from build_orchestrator.model import Artifact, Build, Published, PublishedArtifact
 from build_orchestrator.publish.contract import Destination, Item
-from build_orchestrator.publish.layout import items_of, record_of
+from build_orchestrator.publish.layout import alias_of, items_of, record_of
 
 
 class Publisher:
@@ -55,7 +55,8 @@ class Publisher:
 
     def rows(self) -> tuple[PublishedArtifact, ...]:
         """What became of each artifact so far; what has not been reached is not published."""
-        late = self._deadline.exceeded()
+        stopped = Interrupted(self._cancel.signum) if self._cancel.is_set else None
+        late = stopped or self._deadline.exceeded()
         unreached = {
             each.name: self._row(each.name, f"{self._build.folder}/{each.name}", late)
             for each in self._artifacts
@@ -76,7 +77,7 @@ class Publisher:
         unreachable: DestinationUnreachable | None = None
         for artifact in self._artifacts:
             items = list(items_of(artifact, self._build.folder))
-            error = unreachable or self._put_all(items)
+            error = unreachable or self._put_all(items) or self._put_alias(artifact)
             self._rows[artifact.name] = self._row(artifact.name, items[0].key, error)
             if isinstance(error, DestinationUnreachable):
                 unreachable = error  # Asking again for each artifact would only take longer.
@@ -90,6 +91,16 @@ class Publisher:
             self._destination.point_latest(self._build.folder)
         except DestinationUnreachable as error:
             self._observer(Warned(target=self._build.name, text=error.brief))
+
+    def _put_alias(self, artifact: Artifact) -> OrchestratorError | None:
+        """Put an agent under its common name, too, unless an earlier build of the folder has it."""
+        alias = alias_of(artifact, self._build.folder)
+        error = self._put_all([alias]) if alias else None
+        if alias and isinstance(error, PublishConflict):
+            text = f"{alias.key} stays that of an earlier build; {artifact.name} is published"
+            self._observer(Warned(target=self._build.name, text=text))
+            return None
+        return error
 
     def _put_all(self, items: Iterable[Item]) -> OrchestratorError | None:
         """Put items in order; return what kept one of them from being put."""
@@ -117,11 +128,7 @@ class Publisher:
 
 
 def wait(publishers: Sequence[Publisher], *, deadline: Deadline, cancel: Cancel) -> None:
-    """Let publishers work side by side until all have ended or the deadline has passed.
-
-    Raises:
-        Interrupted: at once, when somebody asks to stop.
-    """
+    """Let publishers work side by side until they have ended, time is up or somebody says stop."""
     pipes = [publisher.start() for publisher in publishers]
     try:
         with selectors.DefaultSelector() as selector:
@@ -131,7 +138,8 @@ def wait(publishers: Sequence[Publisher], *, deadline: Deadline, cancel: Cancel)
             working = len(pipes)
             while working and not deadline.passed:
                 ready = selector.select(deadline.remaining_s)
-                cancel.check()
+                if cancel.is_set:
+                    break
                 for key, _ in ready:
                     selector.unregister(key.fileobj)
                     working -= 1

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import selectors
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,14 +84,19 @@ class Ssh(Shell):
         user: str,
         identity_file: Path,
         options: tuple[str, ...] = (),
+        become_root: bool = False,
     ) -> None:
-        """``options`` are further ``Key=value`` lines; they cannot override the fixed ones."""
+        """``options`` are further ``Key=value`` lines; they cannot override the fixed ones.
+
+        ``become_root`` runs everything through ``sudo``, for a user who need not say a password.
+        """
         self.folder = self.cwd = folder
         self.host = host
         self.port = port
         self.user = user
         self.identity_file = identity_file
         self.options = options
+        self.become_root = become_root
         self._master: command.Child | None = None
 
     # --- what is known of the machine -----------------------------------------------------------
@@ -227,7 +233,7 @@ class Ssh(Shell):
 
     def argv(self, line: str) -> list[str]:
         # Without the connection ssh would make one of its own; a proxy that fails prevents that.
-        return [*self._client(), "-T", "-o", "ProxyCommand=false", ALIAS, line]
+        return [*self._client(), "-T", "-o", "ProxyCommand=false", ALIAS, self._as_root(line)]
 
     def lost(self, finished: Finished) -> MachineLost | None:
         """255 is ssh's own status or the script's: it is ssh's if the connection is gone."""
@@ -239,6 +245,9 @@ class Ssh(Shell):
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _as_root(self, line: str) -> str:
+        return f"exec sudo -n -H sh -c {shlex.quote(line)}" if self.become_root else line
+
     def _client(self) -> list[str]:
         return ["ssh", "-F", CONFIGURATION, "-S", SOCKET]
 
@@ -249,7 +258,7 @@ class Ssh(Shell):
         log = os.open(self.folder / LOG, flags, 0o600)
         try:
             self._master = command.spawn(
-                [*self._client(), *ANNOUNCE, "-M", "-T", ALIAS, HOLD],
+                [*self._client(), *ANNOUNCE, "-M", "-T", ALIAS, self._as_root(HOLD)],
                 cwd=self.folder,
                 env={**os.environ, "SHELL": "/bin/sh"},  # What runs ssh's LocalCommand.
                 stdin=command.PIPE,

@@ -51,6 +51,9 @@ class Done:
 class Project:
     """A checkout with targets on the fake provider, and a home that nobody shares."""
 
+    limit_s = 100.0
+    """How long one command may take."""
+
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / "project"
@@ -108,7 +111,7 @@ class Project:
     def build(self, *arguments: str, cwd: str | Path | None = None, **environ: str) -> Done:
         """Run ``build`` to its end."""
         with self.started(*arguments, cwd=cwd, **environ) as child:
-            stdout, stderr = child.communicate(timeout=100)
+            stdout, stderr = child.communicate(timeout=self.limit_s)
         return Done(status=child.returncode, stdout=stdout, stderr=stderr)
 
     def up(self, *arguments: str, **environ: str) -> Done:

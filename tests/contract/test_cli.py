@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import pwd
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -16,9 +18,18 @@ from pathlib import Path
 
 import pytest
 
-from build_orchestrator.cli.up import _write_whole
 from build_orchestrator.doctor import examine
-from tests.contract.projects import CLI, OUTPUT, SCRIPT, TARGET, Project, project, until_event
+from build_orchestrator.pipeline.run import write_whole
+from tests.contract.projects import (
+    CLI,
+    OUTPUT,
+    SCRIPT,
+    TARGET,
+    WAITS,
+    Project,
+    project,
+    until_event,
+)
 from tests.standins.s3 import s3_server
 
 __all__ = ["project"]
@@ -233,6 +244,67 @@ def test_a_run_can_be_looked_at_while_it_goes_on_and_after(project: Project) -> 
 
 
 @real
+def test_a_run_without_its_plan_has_a_log_still(project: Project) -> None:
+    """A kill or a full disk may have left it torn."""
+    assert project.up().status == 0
+    plan = project.run / "plan.json"
+    whole = plan.read_text()
+    for text in ("", whole[:100], whole):
+        plan.write_text(text)
+        for options in ((), ("-f",)):
+            done = project.build("logs", TARGET, *options)
+            assert (done.status, "| hello" in done.stdout) == (0, True), done.words
+
+
+def test_a_file_where_the_runs_should_be(project: Project) -> None:
+    """Exit 4, with what to do, before anything starts."""
+    (project.folder / "runs").touch()
+    done = project.up()
+    assert done.status == 4, done.words
+    assert "runs is a folder that you may write" in done.stderr
+
+
+def test_a_destination_that_leads_nowhere(project: Project) -> None:
+    """A dangling link cannot be published to: exit 4 before anything starts."""
+    (project.folder / "dist").symlink_to("/nonexistent/dist")
+    done = project.up()
+    assert done.status == 4, done.words
+    assert "dist is no folder" in done.stderr
+
+
+@real
+def test_what_a_script_names_after_a_secret_is_hidden(project: Project) -> None:
+    """The names of files come back in errors, and those stand in every report."""
+    project.write(
+        script='echo x >"$BUILD_OUTPUT/$TOKEN.txt"; touch "$BUILD_OUTPUT/agent.txt"',
+        recipe={"secrets": ["TOKEN"]},
+    )
+    done = project.up(TOKEN="sup3rs3cret")
+    assert done.status == 1, done.words
+    assert "***.txt" in done.words
+    assert "sup3rs3cret" not in done.words
+    written = [each.read_text() for each in project.run.rglob("*") if each.is_file()]
+    assert not [text for text in written if "sup3rs3cret" in text]
+
+
+@real
+def test_what_is_dead_is_not_waited_for(project: Project) -> None:
+    """The log of a killed run ends, and a machine that died is offered to nobody."""
+    project.write(script=WAITS)
+    with project.started("up", TARGET, "--events", "-") as child:
+        until_event(child, "output_line", "waiting")
+        child.kill()
+        child.wait()
+    assert "waiting" in project.build("logs", TARGET, "-f").stdout
+    while alive := project.alive():
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert f"no machine of '{TARGET}' is alive" in project.build("ssh", TARGET).stderr
+    assert project.build("sweep").status == 0
+
+
+@real
 def test_the_terminal_may_go_away(project: Project) -> None:
     """Whoever reads our output may have enough; the build goes on and is on disk."""
     with project.started("up", TARGET) as child:
@@ -280,7 +352,7 @@ def test_a_broken_report_is_no_report(project: Project, content: str) -> None:
 def test_a_report_is_whole_or_absent(project: Project) -> None:
     """What cannot be written to its end is not there, and nothing is left aside."""
     with pytest.raises(ValueError, match="surrogates"):
-        _write_whole(project.folder / "report.json", "x" * 100_000 + "\udc80")
+        write_whole(project.folder / "report.json", "x" * 100_000 + "\udc80")
     assert not (project.folder / "report.json").exists()
     assert project.up().status == 0
     names = {path.name for path in (*project.run.iterdir(), *project.folder.iterdir())}
@@ -316,12 +388,19 @@ def test_a_secret_too_short_to_mask(project: Project) -> None:
     assert project.runs == []
 
 
-def test_a_junit_report_that_cannot_be_written(project: Project) -> None:
-    """Exit 2 before anything starts; the folder of the runs need not be there yet."""
-    done = project.up("--junit", "/nonexistent/x.xml")
+@pytest.mark.parametrize("option", ["--junit", "--events"])
+@pytest.mark.parametrize("place", ["/nonexistent/x", "/"])
+def test_a_file_that_cannot_be_written(project: Project, option: str, place: str) -> None:
+    """Exit 2 before anything starts."""
+    done = project.up(option, place)
     assert done.status == 2, done.words
-    assert "/nonexistent" in done.stderr
+    assert option in done.stderr
     assert project.runs == []
+
+
+@real
+def test_a_report_may_go_where_the_runs_will_be(project: Project) -> None:
+    """Their folder need not be there yet."""
     assert project.up("--junit", "runs/x.xml").status == 0
     assert (project.folder / "runs" / "x.xml").is_file()
 

@@ -18,7 +18,6 @@ import pytest
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import (
     EnvironmentFailure,
-    Interrupted,
     PublishConflict,
     UsageError,
 )
@@ -281,12 +280,14 @@ def test_after_the_deadline_everything_is_unpublished(place: Place) -> None:
 
 
 def test_an_interruption_is_heard(place: Place) -> None:
-    """Nothing more is put once somebody asked to stop."""
+    """Nothing more is put once somebody asked to stop, and the row says why."""
     cancel = Cancel()
     cancel.set(signal.SIGINT)
 
-    with pytest.raises(Interrupted):
-        published(place, build_to(place.name), artifact(place.project, b"1"), cancel=cancel)
+    [row] = published(place, build_to(place.name), artifact(place.project, b"1"), cancel=cancel)
+
+    assert (row.state, row.reason) == (Published.NO, "stopped by SIGINT")
+    assert place.open().read(KEY) is None
 
 
 def test_a_lost_artifact_is_a_row(place: Place) -> None:

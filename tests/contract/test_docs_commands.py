@@ -6,6 +6,8 @@ of its own. An HTML comment above it says what it needs that is not there:
 - ``needs: machine``: the same line is planned as it stands, then run with ``fake`` for ``qemu``.
 - ``needs: ssh``, ``needs: network``: its command, options and arguments are parsed.
 - ``needs: s3``: ``build up`` is planned with ``--dry-run``.
+- ``needs: aws``: the same, in some region; what only looks at the project is run as it stands.
+- ``needs: vagrant``: folder, verb and targets are looked for; tests/real/test_boxes.py runs them.
 - ``needs: checkout``: ``make VERB`` is planned with ``make --dry-run`` in this checkout.
 - ``needs: jenkins``: its ``sh`` steps are taken, each as one of the above.
 - ``in: tutorial``: the project is made of the page's own ``file: NAME`` blocks.
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -42,7 +45,7 @@ BLOCK = re.compile(
 )
 RUN = {"sh", "groovy"}
 NOT_RUN = {"", "json", "text", "yaml"}
-NEEDS = {"", "checkout", "jenkins", "machine", "network", "s3", "ssh"}
+NEEDS = {"", "aws", "checkout", "jenkins", "machine", "network", "s3", "ssh", "vagrant"}
 PARSED = {"network", "ssh"}
 EXIT = re.compile(r"# exit (\d+)$")
 COMMAND_LINE = re.compile(r"^(build|make) ", re.MULTILINE)
@@ -52,11 +55,20 @@ STANDIN_SCRIPT = """\
 # Makes what provision.sh makes, in no time.
 set -eu
 name=Debian-${BUILD_DISTRO#debian_}-agent${VERSION:+_$VERSION}
-name=$name${PRERELEASE:+-$PRERELEASE}${BUILD:+-b$BUILD}.tar.gz
+name=$name${PRERELEASE:+-$PRERELEASE}${BUILD:+-b$BUILD}
 mkdir -p made/cloudify/env
 echo agent >made/cloudify/env/agent
-tar -czf "$BUILD_OUTPUT/$name" -C made cloudify
+tar -czf "$BUILD_OUTPUT/$name.tar.gz" -C made cloudify
+echo locked >"$BUILD_OUTPUT/$name.requirements.lock"
 """
+OUTPUT = '>"$BUILD_OUTPUT/$BUILD_DISTRO-{}"\n'
+PACK_APP = "mkdir app && touch app/index.js && tar -cz app "
+STANDIN_SCRIPTS = {
+    "provision/provision.sh": STANDIN_SCRIPT,
+    "provision/plugin-wagon.sh": "#!/bin/sh\necho wagon " + OUTPUT.format("plugin.wgn"),
+    "provision/docker-image.sh": "#!/bin/sh\necho image " + OUTPUT.format("docker-image.tar"),
+    "provision/nodejs.sh": f"#!/bin/sh\n{PACK_APP}" + OUTPUT.format("nodejs.tar.gz"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,11 +126,11 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with this one's targets, each on fake as well, and one run behind it."""
     project = tmp_path_factory.mktemp("project")
     (project / "targets.yaml").write_text(yaml.safe_dump(with_fake(matrix())))
-    (project / "packager.yaml").write_text("{}\n")
-    script = project / "provision" / "provision.sh"
-    script.parent.mkdir()
-    script.write_text(STANDIN_SCRIPT)
-    script.chmod(0o755)
+    make_inputs(project, matrix())
+    (project / "packager.yaml").write_text("core_modules: {cloudify_common: cloudify-common}\n")
+    for name, text in STANDIN_SCRIPTS.items():
+        (project / name).write_text(text)
+        (project / name).chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -129,6 +141,19 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def matrix() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((ROOT / "targets.yaml").read_text("utf-8"))
     return found
+
+
+def make_inputs(project: Path, matrix: dict[str, Any]) -> None:
+    """Whatever a recipe names, empty."""
+    for recipe in matrix["recipes"].values():
+        keys = ("script", "windows_script", "requirements_lock")
+        names = [recipe[key] for key in keys if key in recipe]
+        for name in [*recipe["inputs"], *names]:
+            if name.endswith("/"):
+                (project / name).mkdir(parents=True, exist_ok=True)
+            else:
+                (project / name).parent.mkdir(parents=True, exist_ok=True)
+                (project / name).touch()
 
 
 def with_fake(matrix: dict[str, Any]) -> dict[str, Any]:
@@ -168,11 +193,14 @@ def check(line: str, needs: str, patch: pytest.MonkeyPatch) -> None:
     program = words[0].removeprefix(".venv/bin/")
     if program == "build":
         with patch.context() as inner:
+            inner.setenv("AWS_REGION", "eu-west-1")
             for setting in settings:
                 inner.setenv(*setting.split("=", 1))
             check_build(words[1:], needs, expected)
     elif program == "make":
         plan_make(words[1:])
+    elif needs == "vagrant":
+        check_vagrant(words)
     elif words == [".", ".venv/bin/activate"]:
         assert "\nVENV := .venv\n" in (ROOT / "Makefile").read_text("utf-8")
     else:
@@ -183,16 +211,40 @@ def check(line: str, needs: str, patch: pytest.MonkeyPatch) -> None:
 
 def check_build(arguments: list[str], needs: str, expected: int) -> None:
     name = arguments[0]
-    if needs in PARSED or (needs == "s3" and name != "up"):
-        group = cli.make_context("build", ["--help"], resilient_parsing=True)
-        command = cli.get_command(group, name)
-        assert command is not None
-        command.make_context(name, arguments[1:], parent=group)
+    asks_aws = needs == "aws" and name == "sweep"
+    if needs in PARSED or asks_aws or (needs == "s3" and name != "up"):
+        context = cli.make_context("build", ["--help"], resilient_parsing=True)
+        group: click.Command = cli
+        while isinstance(group, click.Group):
+            name, *arguments = arguments
+            command = group.get_command(context, name)
+            assert command is not None, f"there is no command {name}"
+            context = command.make_context(name, list(arguments), parent=context)
+            group = command
         return
     if name == "up" and needs:
         assert run([*arguments, "--dry-run"]) == 0
-    if needs != "s3":
+    if needs == "aws" and name != "up":
+        assert run(arguments) == expected
+    elif needs not in ("s3", "aws"):
         assert run(on_fake(arguments)) == expected
+
+
+def check_vagrant(words: list[str]) -> None:
+    """A folder of this checkout, or one of the few verbs that a page needs, with its targets."""
+    if words[0] == "cd":
+        assert (ROOT / words[1]).is_dir()
+        return
+    program, verb, *arguments = words
+    names = [word for word in arguments if not word.startswith("-")]
+    assert program == "vagrant"
+    if verb == "box":
+        assert names[0] == "add"
+        names = [Path(name).stem for name in names[1:]]
+    else:
+        assert verb in ("destroy", "status", "up")
+    vagrantfile = (ROOT / "vagrant/Vagrantfile").read_text("utf-8")
+    assert [name for name in names if f"config.vm.define '{name}'" not in vagrantfile] == []
 
 
 def on_fake(arguments: list[str]) -> list[str]:
@@ -237,9 +289,7 @@ def test_a_piece_of_targets_yaml_is_valid(block: Block, tmp_path: Path) -> None:
         for row, entries in rows.items():
             whole[name][row] = {**whole[name].get(row, {}), **entries}
     (tmp_path / "targets.yaml").write_text(yaml.safe_dump(whole))
-    (tmp_path / "packager.yaml").touch()
-    (tmp_path / "provision").mkdir()
-    (tmp_path / "provision" / "provision.sh").touch()
+    make_inputs(tmp_path, whole)
 
     assert load(tmp_path, providers=frozenset(PROVIDERS)).targets
 
@@ -270,7 +320,10 @@ def test_no_block_goes_unchecked() -> None:
         ("build up debian_bookworm_qemu --publish-to s4://x", "s3"),
         ("build ssh", "ssh"),
         ("build doctor --jsno", "network"),
+        ("build wagon create . --pyvre 3", "network"),
+        ("build wagon craete .", "network"),
         ("make agnet", "checkout"),
+        ("vagrant up debian_bookwurm_libvirt", "vagrant"),
         ("cat dist/latest/nothing", ""),
     ],
 )

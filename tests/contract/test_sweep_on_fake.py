@@ -155,6 +155,20 @@ def test_a_kept_machine_lives_until_its_time_or_its_name(project: Project) -> No
 
 
 @real
+def test_the_name_of_a_target_means_this_projects(project: Project, tmp_path: Path) -> None:
+    """Every checkout has a target of that name; a machine's own name means it from anywhere."""
+    assert project.up("--keep", "always").status == 0
+    [machine] = json.loads(project.build("status", "--json").stdout)["machines"]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(project.folder, elsewhere, ignore=shutil.ignore_patterns("runs"))
+    for place in (elsewhere, tmp_path):
+        assert "spared" in project.build("sweep", TARGET, cwd=place).stdout
+    assert project.alive()
+    assert "destroyed" in project.build("sweep", machine["name"], cwd=elsewhere).stdout
+    assert project.alive() == []
+
+
+@real
 def test_a_kept_machine_is_swept_after_its_time(project: Project) -> None:
     """What was kept until a time that has passed is nobody's any more."""
     project.up("--keep", "always")

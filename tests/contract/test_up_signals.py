@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -74,4 +75,27 @@ def test_a_leak_counts_more_than_a_signal(project: Project) -> None:
         assert child.wait(20) == 5
     assert project.row()["machine"] == "leaked"
     assert project.build("sweep").status == 0
+    project.assert_nothing_left()
+
+
+@pytest.mark.real
+def test_what_is_published_by_then_is_in_the_row(project: Project) -> None:
+    """A signal while one destination says nothing hides no other that has it all."""
+    project.write(recipe={"destinations": ["dist/", "s3://bucket/agents"]})
+    secrets = {"AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        arguments = ["up", TARGET, "--s3-endpoint", endpoint, "--events", "-"]
+        with project.started(*arguments, **secrets) as child:
+            until_event(child, "stage_started", "publish")
+            connection, _ = silent.accept()  # The folder beside it takes milliseconds.
+            with connection:
+                child.send_signal(signal.SIGINT)
+                assert child.wait(20) == 130
+    row = project.row()
+    assert [(one["name"], one["state"]) for one in row["published"]] == [
+        ("agent.txt", "yes"),
+        ("agent.txt", "no"),
+    ]
+    assert (row["outcome"], row["published"][1]["reason"]) == ("cancelled", "stopped by SIGINT")
     project.assert_nothing_left()

@@ -38,6 +38,7 @@ recipes:
     inputs: [make.sh]
     outputs: [{{name: "{{distribution}}-{{release}}.txt"}}]
     pass_host_trust: {trust}
+    secrets: {secrets}
 """
 
 TARGET = "debian_bookworm_qemu"
@@ -77,6 +78,7 @@ class Project:
         provision_s: float = 600,
         image: str = "{bootstrap: bookworm}",
         trust: bool = False,
+        secrets: str = "[]",
     ) -> None:
         """Give the project its script, which is run by ``sh -eu``."""
         self.folder.joinpath("targets.yaml").write_text(
@@ -85,6 +87,7 @@ class Project:
                 provision_s=provision_s,
                 image=image,
                 trust=str(trust).lower(),
+                secrets=secrets,
             )
         )
         file = self.folder / "make.sh"

@@ -1,10 +1,12 @@
-"""The main job: agents for three distros, each proven in another clean machine."""
+"""The main job: agents for three distros, each proven in another machine that has no Python."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pytest
 from tests.real.running import CHECKOUT, Project
 
 SUITES = ("bullseye", "bookworm", "trixie")
+REPEATED = "bookworm"
+PYTHON_OF_REPEATED = "3.11"
 
-RELOCATE = """\
+TARGETS = """\
 schema: 1
 default_provider: qemu
 defaults: {recipe: relocate, destinations: [dist/]}
@@ -27,61 +31,133 @@ DISTRO = """\
     release: {suite}
     providers: {{qemu: {{image: {{bootstrap: {suite}}}}}}}
 """
-RECIPE = """\
+RECIPES = """\
 recipes:
   relocate:
     script: relocate.sh
     inputs: [relocate.sh, agents/]
     outputs: [{name: "{distribution}-{release}.txt"}]
+  offline:
+    script: offline.sh
+    inputs: [offline.sh, provision/, packager.yaml, wheelhouse/]
+    requirements_lock: agent.lock
+    outputs:
+      - {name: "{distribution}-{release}-agent.tar.gz", members: cloudify/env/}
+      - {name: "{distribution}-{release}-agent.requirements.lock"}
+    pass_host_trust: true
 """
-SCRIPT = """\
+RELOCATE = """\
 #!/bin/sh
-# Extract the agent where nobody built it, and use it.
+# Extract the agent where nobody built it and nothing of Python is, and use it.
 set -eu
 suite=${BUILD_DISTRO#debian_}
-place="/opt/an agent of $suite"
-mkdir "$place"
-tar -xzf "agents/Debian-$suite-agent.tar.gz" --strip-components=1 -C "$place"
-cd /
-"$place/env/bin/python" -c 'import cloudify, psutil, yaml; print(cloudify.__file__)' \
-  >"$BUILD_OUTPUT/Debian-$suite.txt"
-"$place/env/bin/wagon" --help >/dev/null
-! grep -rlI /var/tmp/build-orchestrator "$place"
+not() { # COMMAND...: must fail
+    if "$@"; then echo "not expected: $*"; exit 1; fi
+}
+
+ip route del default
+# Everything of Python goes, and with it every library that only Python needed.
+dpkg-query -W -f '${Package}\\n' 'python3*' 'libpython3*' | xargs apt-get -qq purge --autoremove
+hash -r
+[ -z "$(find / -xdev -name 'python3*' -type f -perm /111)" ]
+[ -z "$(find / -xdev -name 'libreadline.so*')" ]
+not ls -d /usr/lib/python3*/os.py
+
+mkdir /opt/read-only
+tar -xzf "agents/Debian-$suite-agent.tar.gz" --strip-components=1 -C /opt/read-only
+not grep -rl /var/tmp/build-orchestrator /opt/read-only
+
+use() { # FOLDER: as an ordinary user, and as root
+    cd /
+    for user in nobody root; do
+        runuser -u "$user" -- "$1/env/bin/python" -c '
+import cloudify, ctypes, lzma, os, psutil, readline, sqlite3, ssl, sys, yaml
+print(os.getuid(), sys.prefix, cloudify.__file__)' >>"$BUILD_OUTPUT/Debian-$suite.txt"
+        runuser -u "$user" -- "$1/env/bin/wagon" --help >/dev/null
+    done
+}
+
+mount --bind /opt/read-only /opt/read-only
+mount -o remount,bind,ro /opt/read-only
+not touch /opt/read-only/env/x
+use /opt/read-only
+umount /opt/read-only
+
+mv /opt/read-only '/opt/a folder with spaces'
+use '/opt/a folder with spaces'
+long=/opt/$(printf '%0199d' 0 | tr 0 x)
+mv '/opt/a folder with spaces' "$long"
+use "$long"
+"$long/env/bin/pip" --version >/dev/null
 """
+OFFLINE = """\
+#!/bin/sh
+# The same agent, with the network of the machine cut after the prerequisites.
+set -eu
+PREREQUISITES_DEFINE_ONLY=yes INDEX_PAUSES=0
+. provision/prerequisites.sh
+install_prerequisites
+ip route del default
+if index_answers; then echo 'the network is not cut'; exit 1; fi
+exec provision/provision.sh
+"""
+PLACES = ["/opt/read-only", "/opt/a folder with spaces", "/opt/" + "x" * 199]
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2400)
 def test_three_agents_are_built_and_work_elsewhere(qemu_project: Project) -> None:
-    """`build up 'debian_*_qemu' -j2` in a fresh clone, then `import cloudify` in new machines."""
-    clone = qemu_project.folder
-    clone.rmdir()
-    subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(clone)], check=True)
-    qemu_project.environment["PYTHONPATH"] = str(clone)
-
-    ended = qemu_project.build("up", "debian_*_qemu", "-j2")
-
-    assert ended.status == 0, ended.stdout + ended.stderr[-3000:]
-    rows = results(clone)
-    assert [row["outcome"] for row in rows] == ["built"] * 3
-    assert changed_files(clone) == ""
-    published = sorted((clone / "dist").glob("dev/*/*.tar.gz"))
+    """`build up 'debian_*_qemu' -j2` in a fresh clone, then each agent at three awkward places in
+    a machine without Python."""
+    published = built(qemu_project, "debian_*_qemu")
     assert sorted(path.name for path in published) == sorted(map(name_of, SUITES))
     for path in published:
         check_sidecar(path)
+        assert path.with_name(path.name.lower()).read_bytes() == path.read_bytes()
         with tarfile.open(path) as archive:
             assert all(member.name.startswith("cloudify/env/") for member in archive)
 
-    relocated = relocate(qemu_project, published)
-
-    for suite in SUITES:
-        said = relocated[suite].read_text()
-        assert said.startswith(f"/opt/an agent of {suite}/env/lib/python3")
+    project = other_project(qemu_project, published)
+    for suite, said in relocate(qemu_project, project).items():
+        words = [line.split(" ", 1) for line in said.read_text().splitlines()]
+        assert [word[0] for word in words] == ["65534", "0"] * 3
+        assert [word[1].partition("/env ")[0] for word in words] == [
+            place for place in PLACES for _ in range(2)
+        ], suite
     assert qemu_project.leftovers() == []
+
+
+@pytest.mark.soak  # eight minutes, for which `make test` has no room
+@pytest.mark.timeout(2400)
+def test_an_agent_is_built_without_a_network(qemu_project: Project) -> None:
+    """To the same bytes, held to the lock of the first, from a folder of wheels."""
+    published = built(qemu_project, f"debian_{REPEATED}_qemu")
+    project = other_project(qemu_project, published)
+    assert [digest_of(build_offline(qemu_project, project))] == [*map(digest_of, published)]
+
+
+def built(project: Project, selector: str) -> list[Path]:
+    """The agents that `build up` publishes in a fresh clone."""
+    clone = project.folder
+    clone.rmdir()
+    subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(clone)], check=True)
+    project.environment["PYTHONPATH"] = str(clone)
+
+    ended = project.build("up", selector, "-j2")
+
+    assert ended.status == 0, ended.stdout + ended.stderr[-3000:]
+    assert {row["outcome"] for row in results(clone)} == {"built"}
+    assert changed_files(clone) == ""
+    return sorted((clone / "dist").glob("dev/*/Debian-*.tar.gz"))
 
 
 def name_of(suite: str) -> str:
     """The agent's file name."""
     return f"Debian-{suite}-agent.tar.gz"
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def results(project: Path) -> list[dict[str, Any]]:
@@ -103,18 +179,48 @@ def check_sidecar(artifact: Path) -> None:
     subprocess.run(["sha256sum", "--quiet", "-c", sums], cwd=artifact.parent, check=True)
 
 
-def relocate(project: Project, agents: list[Path]) -> dict[str, Path]:
-    """Use each agent in another clean machine of its distro; return what each machine left."""
-    folder = project.folder.with_name("relocate")
+def other_project(project: Project, agents: list[Path]) -> Path:
+    """A folder with these agents, and two recipes that take them further."""
+    folder = project.folder.with_name("other")
     (folder / "agents").mkdir(parents=True)
     for agent in agents:
         shutil.copy(agent, folder / "agents")
+        if agent.name == name_of(REPEATED):
+            lock = agent.with_name(agent.name.replace(".tar.gz", ".requirements.lock"))
+            shutil.copy(lock, folder / "agent.lock")
     rows = "".join(DISTRO.format(suite=suite) for suite in SUITES)
-    (folder / "targets.yaml").write_text(RELOCATE + rows + RECIPE)
-    (folder / "relocate.sh").write_text(SCRIPT)
+    (folder / "targets.yaml").write_text(TARGETS + rows + RECIPES)
+    (folder / "relocate.sh").write_text(RELOCATE)
+    (folder / "offline.sh").write_text(OFFLINE)
+    for name in ("provision", "packager.yaml"):
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, folder / name)
+    (folder / "wheelhouse").mkdir()
+    return folder
 
+
+def relocate(project: Project, folder: Path) -> dict[str, Path]:
+    """Use each agent in another clean machine of its distro; return what each machine left."""
     ended = project.build("--project", str(folder), "up", "debian_*", "-j2")
 
     assert ended.status == 0, ended.stdout + ended.stderr[-3000:]
     files = (Path(row["artifacts"][0]["path"]) for row in results(folder))
     return dict(zip(SUITES, files, strict=True))
+
+
+def build_offline(project: Project, folder: Path) -> Path:
+    """Build one of the agents again, in a machine whose network is cut, held to its lock."""
+    kinds = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (5, 12, 17, 28, 34)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+         "--python-version", PYTHON_OF_REPEATED, *kinds, "--platform=manylinux2014_x86_64",
+         "--dest", "wheelhouse", "-r", "agent.lock"],
+        cwd=folder, check=True,
+    )  # fmt: skip
+
+    target = f"debian_{REPEATED}_qemu"
+    ended = project.build("--project", str(folder), "up", target, "--recipe", "offline")
+
+    assert ended.status == 0, ended.stdout + ended.stderr[-3000:]
+    (row,) = results(folder)
+    return next(Path(each["path"]) for each in row["artifacts"] if each["name"].endswith(".gz"))

@@ -16,7 +16,11 @@ READY = "touch /run/ready; echo READY; sleep 300"
 
 def test_a_script_that_exits_7_is_a_build_failure(qemu_project: Project) -> None:
     """Exit 1, its last lines and the log's path; what it left is kept, unverified."""
-    qemu_project.write(f'echo half >"$BUILD_OUTPUT/{OUTPUT}"; echo the last line; exit 7')
+    qemu_project.environment["TOKEN"] = "sup3rs3cret"
+    script = (
+        'echo half >"$BUILD_OUTPUT/{}"; echo "it is $TOKEN" >/dev/ttyS0; echo the last line; exit 7'
+    )
+    qemu_project.write(script.format(OUTPUT), secrets="[TOKEN]")
 
     ended = qemu_project.build("up", "debian_bookworm")
 
@@ -28,6 +32,8 @@ def test_a_script_that_exits_7_is_a_build_failure(qemu_project: Project) -> None
     assert ended.row["log"] in ended.stdout
     partial = Path(ended.row["log"]).parent / "partial" / OUTPUT
     assert partial.read_text() == "half\n"
+    console = Path(ended.row["log"]).with_name("console.txt").read_text(errors="replace")
+    assert "it is ***" in console, "nobody but us knows what is secret there"
     assert qemu_project.leftovers() == []
 
 

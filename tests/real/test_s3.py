@@ -22,7 +22,6 @@ from build_orchestrator.errors import (
     DestinationUnreachable,
     EnvironmentFailure,
     HostNotReady,
-    Interrupted,
     PublishConflict,
     UsageError,
 )
@@ -277,14 +276,12 @@ def test_a_server_that_says_nothing_costs_no_more_than_the_deadline(
 def test_an_interruption_does_not_wait_for_a_server_that_says_nothing(
     tmp_path: Path, silent: str
 ) -> None:
-    """Ctrl-C is heard at once, whatever a connection is doing."""
+    """Ctrl-C is heard at once, and what another destination has got by then is in its row."""
     cancel = Cancel()
     threading.Timer(0.3, cancel.set, [signal.SIGINT]).start()
     started = time.monotonic()
 
-    with pytest.raises(Interrupted):
-        published_to(tmp_path, silent, 60, cancel)
-
+    assert published_to(tmp_path, silent, 60, cancel) == (Published.NO, "stopped by SIGINT")
     assert time.monotonic() - started < 5
 
 

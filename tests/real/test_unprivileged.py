@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
-from tests.real.running import CHECKOUT, OUTPUT, TARGETS
+from tests.real.running import CHECKOUT, OUTPUT, Project
 
 USER = "bo-ordinary"
 PYTHON = "/usr/bin/python3"
@@ -57,10 +57,7 @@ def home() -> Iterator[Path]:
 def test_an_ordinary_user_needs_no_root(home: Path) -> None:
     """Sub-ids and uidmap are enough: bootstrap, boot, build, publish, nothing left behind."""
     project = home / "project"
-    project.mkdir()
-    row = TARGETS.format(attempts=2, provision_s=600, image="{bootstrap: bookworm}", trust="false")
-    (project / "targets.yaml").write_text(row)
-    (project / "make.sh").write_text(f'id -u >"$BUILD_OUTPUT/{OUTPUT}"\n')
+    Project(project, home / "state").write(f'id -u >"$BUILD_OUTPUT/{OUTPUT}"', attempts=2)
     owner = pwd.getpwnam(USER)
     for path in (home, *home.rglob("*")):
         os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)

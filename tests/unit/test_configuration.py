@@ -152,7 +152,8 @@ MISTAKES = [
     ("schema: 1", "schema: 2", "1:9: schema",
      "2 is not known here; it must be 1"),
     ("schema: 1", "schema: 1\npublish: no", "2:1: publish",
-     "unknown key; it can be default_provider, defaults, distros, recipes, schema"),
+     ("unknown key; it can be default_provider, defaults, distros, recipes, schema, "
+     "vagrant_providers")),
     ("schema: 1", "schema: 1\ndefault_provider: qmeu", "2:19: default_provider",
      "unknown provider qmeu, did you mean qemu?"),
     ("schema: 1", "schema: 1\ndefaults: {recipe: agnet}", "2:20: defaults.recipe",
@@ -218,6 +219,18 @@ MISTAKES = [
      "7:21: distros.debian_bookworm.ssh.options[0]",
      ("StrictHostKeyChecking is not an algorithm; it can be CASignatureAlgorithms, Ciphers, "
       "HostKeyAlgorithms, KexAlgorithms, MACs, PubkeyAcceptedAlgorithms, RequiredRSASize")),
+    ("      fake:",
+     "      fake: {options: {fail_att: boot}}",
+     "8:34: distros.debian_bookworm.providers.fake.options.fail_att",
+     "unknown option fail_att, did you mean fail_at?"),
+    ("      fake:",
+     "      fake: {options: {fail_at: bot}}",
+     "8:33: distros.debian_bookworm.providers.fake.options.fail_at",
+     "unknown value bot, did you mean boot?"),
+    ("      fake:",
+     "      fake: {options: {boot_s: '-1'}}",
+     "8:32: distros.debian_bookworm.providers.fake.options.boot_s",
+     "'-1' is no number of seconds"),
     ("      fake:",
      "      kemu: {image: {bootstrap: b}}",
      "8:13: distros.debian_bookworm.providers.kemu",
@@ -363,8 +376,9 @@ def test_targets_that_join_to_one_name_are_told(tmp_path: Path) -> None:
     """``a`` on ``b_c`` and ``a_b`` on ``c`` would both be ``a_b_c``."""
     text = VALID.replace(
         "recipes:",
-        "  a: {distribution: D, release: r, providers: {b_c: {image: {bootstrap: b}}}}\n"
-        "  a_b: {distribution: D, release: r, providers: {c: {image: {bootstrap: b}}}}\nrecipes:",
+        "  a: {distribution: D, release: r, providers: {b_c: {image: {box: b, version: '1'}}}}\n"
+        "  a_b: {distribution: D, release: r, providers: {c: {image: {box: b, version: '1'}}}}\n"
+        "recipes:",
     )
     with pytest.raises(ConfigurationError) as caught:
         load(project(tmp_path, text), providers=PROVIDERS | {"b_c", "c"})
@@ -393,6 +407,7 @@ def test_targets_that_join_to_one_name_are_told(tmp_path: Path) -> None:
             b"- a",
             (
                 "1:1: targets.yaml: wants a mapping of schema, default_provider, defaults, "
+                "vagrant_providers, "
                 "distros, recipes, not a list"
             ),
         ),
@@ -472,3 +487,57 @@ def test_thirty_targets_are_read_in_under_30_ms(tmp_path: Path) -> None:
         assert len(load(folder, providers=PROVIDERS).targets) == 32
         spent.append(time.process_time() - start)
     assert min(spent) < 0.030
+
+
+AWS = """\
+schema: 1
+defaults:
+  launch: {region: eu-west-1, zones: [eu-west-1a, eu-west-1b], spot: true}
+distros:
+  debian_bookworm:
+    distribution: Debian
+    release: bookworm
+    providers:
+      aws:
+        image: {ami_name: debian-12-*, ami_owner: "136693071363"}
+        launch: {user: admin, instance_types: [t3.small, t3a.small], spot: false}
+recipes:
+  agent: {script: provision/provision.sh, outputs: [{name: "{distro}.txt"}]}
+"""
+CLOUD = frozenset({"qemu", "aws"})
+
+
+def test_how_to_launch_is_layered(tmp_path: Path) -> None:
+    """A target's own word wins over the defaults, and a subnet over the zones of all others."""
+    target = load(project(tmp_path, AWS), providers=CLOUD).targets["debian_bookworm_aws"]
+    assert target.image.ami_owner == "136693071363"
+    assert target.options == {
+        "region": "eu-west-1",
+        "zones": "eu-west-1a eu-west-1b",
+        "spot": "false",
+        "user": "admin",
+        "instance_types": "t3.small t3a.small",
+    }
+    text = AWS.replace("spot: false", "subnet_id: subnet-01234567")
+    target = load(project(tmp_path, text), providers=CLOUD).targets["debian_bookworm_aws"]
+    assert "zones" not in target.options
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("image: {ami_name: debian-12-*, ", "image: {", "ami_name and ami_owner go together"),
+        ("image: {ami_name", "image: {bootstrap: bookworm, ami_name", "images of its own"),
+        ("user: admin", "host_key: first-use", "first-use goes with address: private"),
+        ("user: admin", "allow_from: 10.0.0.1/8", "is not a range of addresses"),
+        ("user: admin", "zone: eu-west-1a", "did you mean zones?"),
+        ("eu-west-1a, eu-west-1b], spot: true", "eu-west-1a], subnet_id: subnet-01234567", "zones"),
+        ("      aws:", "      qemu:", "only machines of aws are launched"),
+    ],
+)
+def test_a_wrong_launch_is_named(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    """Before anything could cost money."""
+    assert old in AWS
+    with pytest.raises(ConfigurationError) as caught:
+        load(project(tmp_path, AWS.replace(old, new)), providers=CLOUD)
+    assert problem in caught.value.details

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from build_orchestrator.configuration import load, reference, schema
+from build_orchestrator.machine import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,10 +38,13 @@ def test_our_own_file_fits_the_schema() -> None:
 
 def test_our_own_file_loads() -> None:
     """The repository's targets.yaml is valid, with all the files that it names."""
-    configuration = load(ROOT, providers=frozenset({"qemu", "fake"}))
+    configuration = load(ROOT, providers=frozenset(PROVIDERS))
     assert {"debian_bullseye_qemu", "debian_bookworm_qemu", "debian_trixie_qemu"} <= set(
         configuration.targets
     )
+    legacy = {name for name, distro in configuration.distros.items() if distro.legacy}
+    originals = {"debian_jessie", "ubuntu_precise", "ubuntu_trusty", "centos_final", "centos_core"}
+    assert legacy == {*originals, "windows_2012"}
 
 
 @pytest.mark.parametrize(

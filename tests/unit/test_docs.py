@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from build_orchestrator.cli import COMMANDS
 from build_orchestrator.cli.reference import page
@@ -177,6 +178,22 @@ def test_every_rule_of_evidence_is_explained() -> None:
 
     assert len(names) >= 8
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+def test_every_pinned_box_is_listed_with_what_is_known_of_it() -> None:
+    """Box, version and targets are those of targets.yaml, no more and no less."""
+    matrix = yaml.safe_load((ROOT / "targets.yaml").read_text("utf-8"))
+    pinned = {
+        (row["image"]["box"], str(row["image"]["version"]), f"{name}_{provider}")
+        for name, distro in matrix["distros"].items()
+        for provider, row in distro["providers"].items()
+        if "box" in row["image"]
+    }
+    text = (DOCS / "reference/boxes.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| ([\w.]+) \| ([^|]+) \|", text, re.MULTILINE)
+    listed = {(box, version, each) for box, version, many in rows for each in CODE.findall(many)}
+
+    assert {(box, version, target.strip("`")) for box, version, target in listed} == pinned
 
 
 @pytest.mark.parametrize("place", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

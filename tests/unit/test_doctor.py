@@ -99,6 +99,8 @@ def test_a_folder_that_cannot_be_made(host: Path, blocked: str) -> None:
         ([Check(name="a", ok=False, finding="", provider="qemu")], ()),
         ([Check(name="a", ok=False, finding="")], ()),
         ([Check(name="a", ok=False, finding="", provider="other")], ("qemu",)),
+        ([Check(name="a", ok=True, finding="", provider="libvirt")], ("qemu", "libvirt")),
+        ([Check(name="a", ok=False, finding="", provider="libvirt")], ("qemu",)),
     ],
 )
 def test_a_provider_works_when_nothing_stands_against_it(

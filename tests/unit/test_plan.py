@@ -459,6 +459,13 @@ def test_a_name_that_cannot_be_is_told_once_it_is_known(template: str, told: str
     assert build.outputs[0].name == template.replace("{version}", "_1")
 
 
+def test_a_name_longer_than_file_systems_take_is_told() -> None:
+    """It would fail at the very end, where a file is written beside it."""
+    named = configuration(recipes=(recipe("a" * 300),))
+    with pytest.raises(UsageError, match="has more than 200 bytes"):
+        plan_of("debian_trixie_qemu", of=named)
+
+
 def test_host_trust_that_is_not_text_is_refused_where_it_is_asked_for() -> None:
     """A proxy with a stray byte is told by name; a recipe without host trust does not mind."""
     asks = configuration(recipes=(recipe(pass_host_trust=True),))

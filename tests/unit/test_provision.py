@@ -138,6 +138,16 @@ def test_pips_settings_come_from_its_files_without_folders_of_this_host(tmp_path
     assert shown["PIP_EXTRA_INDEX_URL"] == "https://more.example/simple"
 
 
+def test_a_query_may_hold_a_token() -> None:
+    """Some package indexes take it there; whoever prints a piece of the address shows nothing."""
+    index = "https://a.example/simple?token=querysecret"
+    shown, secret = host_trust({"PIP_EXTRA_INDEX_URL": f"{index} https://b.example/s"})
+    assert shown["PIP_EXTRA_INDEX_URL"] == "***"
+    mask = Masker(secret.values()).mask
+    assert mask(f"Looking in {index}") == "Looking in ***"
+    assert mask("401 for token=querysecret/numpy") == "401 for ***/numpy"
+
+
 def test_secrets_come_from_variables_or_files(tmp_path: Path) -> None:
     """A missing one is told by name, before anything starts."""
     (tmp_path / "token").write_text("from a file")

@@ -16,7 +16,7 @@ import pytest
 
 PROVISION = Path(__file__).parents[2] / "provision"
 PREREQUISITES = PROVISION / "prerequisites.sh"
-POSIX = ("sh", "cat", "rm", "mkdir")
+POSIX = ("sh", "cat", "rm", "mkdir", "sed", "tr")
 
 
 class Host:
@@ -82,7 +82,8 @@ class Host:
         return subprocess.run(
             [str(self.bin / "sh"), "-c", script],
             env={
-                "PATH": str(self.bin), "BUILD_TOOLS": str(self.tools), "INDEX_PAUSES": "0 0",
+                "PATH": str(self.bin), "ETC": str(self.folder / "etc"),
+                "BUILD_TOOLS": str(self.tools), "INDEX_PAUSES": "0 0",
                 "LOG": str(self.log), "INSTALLED": str(self.installed),
                 "BROKEN": str(self.broken), "REFRESH": self.refresh, **environment,
             },
@@ -186,6 +187,61 @@ def test_an_old_python_gets_a_newer_one_beside_it(host: Host) -> None:
     else:
         newer = "python3.11" if host.family == "dnf" else "python311"
         assert host.calls == [host.refresh, f"install {newer} {newer}-pip {newer}-devel"]
+
+
+DEBIAN = "deb http://deb.debian.example/debian jessie main\n"
+CENTOS = """\
+mirrorlist=http://mirrorlist.centos.example/
+#baseurl=http://mirror.centos.example/centos/$releasever/os/
+gpgcheck=1
+"""
+LEGACY = {
+    "apt-get": ("debian", "8", "apt/sources.list", DEBIAN, "archive.debian.example/debian j"),
+    "yum": ("centos", "7", "yum.repos.d/CentOS-A.repo", CENTOS, "vault.centos.example/7.9.2009/"),
+}
+"""Family -> what a release calls itself, where its package sources stand, they, the archive's."""
+
+
+def legacy_host(folder: Path, family: str, *, only: str) -> tuple[Host, Path]:
+    """A release without support, and its sources: only those with this text answer."""
+    folder.mkdir(exist_ok=True)
+    host = Host(folder, family)
+    host.has_everything()
+    (host.installed / "gcc").unlink()
+    name, release, place, text, _ = LEGACY[family]
+    sources = folder / "etc" / place
+    sources.parent.mkdir(parents=True)
+    sources.write_text(text)
+    (folder / "etc/os-release").write_text(f'VERSION="x"\nID={name}\nVERSION_ID="{release}"\n')
+    (host.bin / "grep").symlink_to(shutil.which("grep") or "grep")
+    tool = host.bin / family
+    silent = f"$BROKEN/{host.refresh}"
+    asked = f'rm -f {silent}; grep -q "^[^#].*{only}" {sources} || : >{silent}'
+    tool.write_text(tool.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{asked}\n"))
+    return host, sources
+
+
+@pytest.mark.parametrize("family", LEGACY)
+def test_a_release_without_support_gets_its_packages_from_the_archive(
+    tmp_path: Path, family: str
+) -> None:
+    """Its own sources are asked first; checks of signatures that can still be made are made."""
+    host, sources = legacy_host(tmp_path, family, only=LEGACY[family][4])
+    assert host.prerequisites().returncode == 0
+    assert host.calls == [host.refresh, host.refresh, "install gcc"]
+    assert family == "apt-get" or "gpgcheck=1" in sources.read_text()
+
+
+def test_a_mirror_that_still_serves_an_old_release_is_kept(tmp_path: Path) -> None:
+    """As long as it answers; one that is not the distribution's own, in any case."""
+    host, sources = legacy_host(tmp_path, "apt-get", only="deb")
+    assert host.prerequisites().returncode == 0
+    assert sources.read_text() == DEBIAN
+
+    host, sources = legacy_host(tmp_path / "other", "apt-get", only="nothing")
+    sources.write_text("deb http://mirror.example/debian jessie main\n")
+    assert host.prerequisites().returncode == 75
+    assert sources.read_text() == "deb http://mirror.example/debian jessie main\n"
 
 
 def test_without_a_known_package_tool_the_distribution_is_unsupported(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from build_orchestrator.events import Event, Warned
 from build_orchestrator.model import Build, Published, PublishedArtifact
 from build_orchestrator.publish import check, publish
 from build_orchestrator.publish.folder import FolderDestination, rename_once
+from build_orchestrator.publish.layout import alias_of
 from tests.contract.publishing import artifact, build_to, item
 
 RACERS = 8
@@ -28,7 +29,9 @@ def put(root: Path, content: bytes) -> None:
     destination.put(item(content), deadline=Deadline("publish", 60), cancel=Cancel())
 
 
-def published(project: Path, build: Build, content: bytes) -> tuple[PublishedArtifact, list[Event]]:
+def published(
+    project: Path, build: Build, content: bytes, name: str = "agent.tar.gz"
+) -> tuple[PublishedArtifact, list[Event]]:
     """The row of one artifact, and what was told meanwhile."""
     events: list[Event] = []
 
@@ -36,7 +39,7 @@ def published(project: Path, build: Build, content: bytes) -> tuple[PublishedArt
         events.append(event)
 
     [row] = publish(
-        (artifact(project, content),),
+        (artifact(project, content, name),),
         build,
         project=project,
         s3_endpoint=None,
@@ -145,3 +148,40 @@ def test_a_folder_is_checked_without_being_made(tmp_path: Path) -> None:
 
     assert caught.value.details.count("is no folder") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("Debian-jessie-agent.tar.gz", "debian-jessie-agent.tar.gz"),
+        ("Debian-jessie-agent_7.1.0-ga-b3.tar.gz", "debian-jessie-agent.tar.gz"),
+        ("centos-final-agent_7.tar.gz", "centos-final-agent.tar.gz"),
+        ("manylinux-x86_64-agent_7.1.0-.dev1.tar.gz", "manylinux-x86_64-agent.tar.gz"),
+        ("cloudify-windows-agent_7.1.0.exe", "cloudify-windows-agent.exe"),
+        ("debian-jessie-agent.tar.gz", ""),
+        ("Debian-jessie-agent_7.requirements.lock", ""),
+        ("plugin_1.wgn", ""),
+    ],
+)
+def test_an_agent_has_the_name_that_a_manager_looks_for(
+    tmp_path: Path, name: str, alias: str
+) -> None:
+    """In small letters and without a version, beside its own; other artifacts have one name."""
+    found = alias_of(artifact(tmp_path, b"agent", name), "1.0/build")
+
+    assert (found.key if found else "") == (f"1.0/build/{alias}" if alias else "")
+
+
+def test_the_first_agent_of_a_folder_keeps_the_common_name(tmp_path: Path) -> None:
+    """Another BUILD of the same VERSION is published all the same, and the user is told."""
+    build = build_to("dist/")
+    place = tmp_path / "dist/1.0/build"
+    first, _ = published(tmp_path, build, b"1", "D-r-agent_1.0-b1.tar.gz")
+    build = build_to("dist/", key="cd" * 32)
+    second, events = published(tmp_path, build, b"2", "D-r-agent_1.0-b2.tar.gz")
+
+    assert first.state is second.state is Published.YES
+    assert (place / "d-r-agent.tar.gz").read_bytes() == b"1"
+    assert (place / "D-r-agent_1.0-b2.tar.gz").read_bytes() == b"2"
+    (told,) = [event.text for event in events if isinstance(event, Warned)]
+    assert told.startswith("1.0/build/d-r-agent.tar.gz stays that of an earlier build")

@@ -203,7 +203,7 @@ def test_json_round_trip() -> None:
     assert document["results"][0]["stages_s"]["boot"] == 4.25
 
 
-@given(st.text(st.characters()), st.floats(0, 1e9))
+@given(st.text(), st.floats(0, 1e9))
 def test_json_round_trip_of_any_text(text: str, seconds: float) -> None:
     """Any text survives, as does a path that is no UTF-8."""
     odd = Result(

@@ -1,0 +1,273 @@
+"""What EC2 is asked for, and what its answers mean: everything that needs no EC2."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
+
+from build_orchestrator.deadline import Deadline
+from build_orchestrator.errors import MachineLeaked
+from build_orchestrator.machine.contract import MachineRequest
+from build_orchestrator.machine.ec2 import launch, leftovers
+from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
+from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
+from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
+from build_orchestrator.model import Distro, Identity, Image, Size
+from build_orchestrator.transport.ssh import Ssh
+
+RUN = "0123456789abcdef" * 2
+NOW = 1_800_000_000.0
+SHARED = launch.Shared(key_name=f"bo-{RUN}", group_id="sg-1")
+ROOT = launch.Root(device="/dev/xvda", size_gib=10)
+
+
+def request(attempt: int = 1, **options: str) -> MachineRequest:
+    name = f"bo-{RUN}-debian_aws-{attempt}"
+    return MachineRequest(
+        identity=Identity(
+            provider="aws", name=name, run_uuid=RUN, target="debian_aws", attempt=attempt
+        ),
+        distro=Distro(name="debian", distribution="Debian", release="bookworm"),
+        image=Image(source="ami-1", sha256="", disk="ami-1"),
+        size=Size(disk_mib=8192),
+        limit_s=100,
+        console=Path("console.txt"),
+        options=options,
+    )
+
+
+def parameters(asked: MachineRequest) -> dict[str, Any]:
+    return launch.parameters(asked, launch.place_of(asked), SHARED, ROOT, now=NOW)
+
+
+# --- the request --------------------------------------------------------------------------------
+
+
+def test_every_attempt_has_a_place_and_a_token_of_its_own() -> None:
+    """A token with other parameters is refused by AWS, so none is ever used for two places."""
+    options = {"spot": "true", "zones": "a b", "instance_types": "t3.small"}
+    places = [str(launch.place_of(request(attempt, **options))) for attempt in range(1, 6)]
+    on_demand = ["t3.small in a", "t3.small in b"]
+    assert places == [*(f"{each}, spot" for each in on_demand), *on_demand, f"{on_demand[0]}, spot"]
+    tokens = {launch.token_of(request(attempt).identity) for attempt in range(1, 6)}
+    assert len(tokens) == 5
+    assert all(len(token) <= 64 for token in tokens), "AWS takes no more"
+    last = [launch.is_last_place(request(attempt, **options)) for attempt in range(1, 5)]
+    assert last == [False, False, False, True]
+
+
+def test_a_machine_is_launched_as_the_promises_say() -> None:
+    """Tags from its first moment on, an encrypted disk, IMDSv2, and an end of its own."""
+    asked = parameters(request(address="private", subnet_id="subnet-1", zones="a"))
+    assert asked == parameters(request(address="private", subnet_id="subnet-1", zones="a"))
+    assert asked["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert asked["MetadataOptions"]["HttpTokens"] == "required"
+    disk = asked["BlockDeviceMappings"][0]["Ebs"]
+    assert disk == {
+        "VolumeSize": 10,  # The image's own: a smaller one is refused.
+        "VolumeType": "gp3",
+        "Encrypted": True,
+        "DeleteOnTermination": True,
+    }
+    for tagged in asked["TagSpecifications"]:
+        tags = launch.tags_of(tagged)
+        assert tags[launch.RUN] == RUN
+        assert tags["Name"] == f"bo-{RUN}-debian_aws-1"
+        assert tags[launch.EXPIRES_AT] == str(int(NOW) + 100)
+    assert [each["ResourceType"] for each in asked["TagSpecifications"]] == ["instance", "volume"]
+    (interface,) = asked["NetworkInterfaces"]
+    assert interface["AssociatePublicIpAddress"] is False
+    assert "IamInstanceProfile" not in asked
+
+
+def test_the_user_data_ends_the_machine_at_its_limit(tmp_path: Path) -> None:
+    """Where there is no systemd, a shell waits; where there is, a timer does."""
+    script = launch.user_data(0.2)
+    for name, text in {
+        "systemd-run": "exit 1",
+        "poweroff": f"echo off >>{tmp_path}/said",
+        "sleep": f"echo slept $1 >>{tmp_path}/said",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", f"{script}\nwait"], env=environ, check=True, timeout=10)
+    assert (tmp_path / "said").read_text() == "slept 1\noff\n"
+    assert "--on-active=1s" in script
+
+
+# --- what AWS says ------------------------------------------------------------------------------
+
+
+def refused(code: str, status: int = 400) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "RunInstances",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (refused("InsufficientInstanceCapacity", 500), Meaning.NO_CAPACITY),
+        (refused("RequestLimitExceeded", 503), Meaning.BUSY),
+        (refused("InvalidGroup.NotFound"), Meaning.NOT_YET),
+        (refused("InvalidInstanceID.NotFound"), Meaning.GONE),
+        (refused("VcpuLimitExceeded"), Meaning.REFUSED),
+        (refused("UnauthorizedOperation", 403), Meaning.REFUSED),
+        (refused("InternalError", 500), Meaning.NO_ANSWER),
+        (ReadTimeoutError(endpoint_url="x"), Meaning.NO_ANSWER),
+        (EndpointConnectionError(endpoint_url="x"), Meaning.UNREACHED),
+        (NoCredentialsError(), Meaning.REFUSED),
+    ],
+)
+def test_each_error_means_one_thing_to_do(error: Exception, meaning: Meaning) -> None:
+    """Above all: whether a machine may have come of a launch."""
+    assert meaning_of(error) is meaning
+
+
+def test_an_error_says_what_to_try() -> None:
+    """And never shows what stands before an @ in an address."""
+    assert "quota" in explained(refused("VcpuLimitExceeded"), "launch").resolution
+    assert "aws.md" in explained(refused("UnauthorizedOperation"), "launch").resolution
+    error = EndpointConnectionError(endpoint_url="http://me:hidden@host")
+    assert "hidden" not in str(explained(error, "launch"))
+
+
+def test_host_keys_are_taken_from_a_whole_block_only() -> None:
+    """The console may end in the middle of a line."""
+    key = "ssh-ed25519 " + "A" * 68
+    begin, end = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
+    whole = f"boot\r\n{begin}\r\n{key} root@x\r\n{end}\r\nlogin:"
+    assert launch.host_keys(whole) == key
+    assert launch.host_keys(whole[: whole.index(end)]) == ""
+    newer = "ssh-ed25519 " + "B" * 68
+    assert launch.host_keys(whole + whole.replace(key, newer)) == newer
+
+
+# --- what is left -------------------------------------------------------------------------------
+
+
+@dataclass
+class Api:
+    """An EC2 that shows what it is told to."""
+
+    shown: list[launch.Seen] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    region: str = "eu-west-1"
+    asked: int = 0
+
+    @property
+    def ec2(self) -> Api:
+        return self
+
+    def now(self) -> float:
+        return NOW
+
+    def machines(self, **_: str) -> list[launch.Seen]:
+        self.asked += 1
+        return self.shown
+
+    def describe_key_pairs(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+    describe_volumes = describe_key_pairs
+
+    def describe_security_groups(self, **_: Any) -> dict[str, Any]:
+        return {"SecurityGroups": self.groups}
+
+
+def shown(name: str, **tags: str) -> launch.Seen:
+    return launch.seen(
+        {
+            "InstanceId": "i-1",
+            "State": {"Name": "running"},
+            "Tags": launch.tag_list({"Name": name, **tags}),
+        }
+    )
+
+
+def found(*machines: launch.Seen, groups: tuple[dict[str, Any], ...] = ()) -> list[Identity]:
+    api = Api(shown=list(machines), groups=list(groups))
+    return leftovers.find(api, "")  # type: ignore[arg-type]
+
+
+def test_only_what_carries_our_name_and_our_tag_is_ours() -> None:
+    """A name alone anybody may give, and a tag may be copied."""
+    ours = shown(f"bo-{RUN}-a_aws-1", **{launch.RUN: RUN})
+    named = shown(f"bo-{RUN}-a_aws-1")
+    copied = shown("web server", **{launch.RUN: RUN})
+    other = shown(f"bo-{RUN}-a_aws-1", **{launch.RUN: "f" * 32})
+    assert [each.target for each in found(ours)] == ["a_aws"]
+    assert found(named) == found(copied) == found(other) == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "why"),
+    [
+        ({launch.HEARTBEAT: str(NOW - 2 * HEARTBEAT_S)}, "alive 120 s ago"),
+        ({launch.HEARTBEAT: str(NOW - 4 * HEARTBEAT_S)}, ""),
+        ({launch.HEARTBEAT: "by hand"}, ""),
+        ({launch.KEPT_UNTIL: str(NOW + 60)}, "kept until"),
+        ({launch.KEPT_UNTIL: str(NOW - 60)}, ""),
+    ],
+)
+def test_another_hosts_machine_is_judged_by_its_tags(tags: dict[str, str], why: str) -> None:
+    """Three periods of silence are a dead orchestrator's, by the clock of AWS."""
+    (identity,) = found(shown(f"bo-{RUN}-a_aws-1", **{launch.RUN: RUN, **tags}))
+    assert why in identity.details.get("spared", "")
+    assert bool(why) == ("spared" in identity.details)
+
+
+def test_a_group_without_machines_stands_for_its_run() -> None:
+    """What a run's machines shared is found when none of them is left, and not before."""
+    group = {"Tags": launch.tag_list({launch.RUN: RUN})}
+    (identity,) = found(groups=(group,))
+    assert (identity.name, identity.attempt) == (f"bo-{RUN}", 0)
+    machine = shown(f"bo-{RUN}-a_aws-1", **{launch.RUN: RUN})
+    assert [each.attempt for each in found(machine, groups=(group,))] == [1]
+
+
+@pytest.mark.parametrize(("age_s", "leaks"), [(SHOWN_S - 60, True), (SHOWN_S + 1, False)])
+def test_a_launch_without_an_answer_counts_as_a_machine(age_s: float, leaks: bool) -> None:
+    """For five minutes AWS may not show yet what it has made; then its silence is proof."""
+    identity = Identity(
+        provider="aws",
+        name=f"bo-{RUN}-a_aws-1",
+        run_uuid=RUN,
+        target="a_aws",
+        attempt=1,
+        details={"intended_at": str(time.time() - age_s)},
+    )
+    api = Api()
+    ssh = Ssh(Path("/nowhere"), host="", port=22, user="root", identity_file=Path("/nowhere/key"))
+    machine = Ec2Machine(identity, api, ssh)  # type: ignore[arg-type]
+    if leaks:
+        with pytest.raises(MachineLeaked, match="may still appear"):
+            machine.destroy(deadline=Deadline("destroy", 10))
+    else:
+        assert machine._ids(Deadline("destroy", 10)) == []
+    assert api.asked == 1
+
+
+def test_nothing_secret_is_rendered() -> None:
+    """What a person may read before a launch holds no key."""
+    from build_orchestrator.machine.ec2 import Ec2Provider
+
+    files = Ec2Provider().rendered(request(region="eu-west-1"))
+    assert set(files) == {"launch.json", "user-data.sh"}
+    assert json.loads(files["launch.json"])["ImageId"] == "ami-1"
+    assert not re.search("PRIVATE KEY|AKIA|SECRET", "".join(files.values()))

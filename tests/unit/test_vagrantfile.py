@@ -1,0 +1,166 @@
+"""The Vagrantfiles: every value is quoted, every target is there, nothing of ours is secret."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator.configuration import load
+from build_orchestrator.errors import ConfigurationError, UsageError
+from build_orchestrator.machine import PROVIDERS
+from build_orchestrator.machine.vagrant.template import template_of
+from build_orchestrator.model import Size
+from build_orchestrator.render.vagrantfile import Described, committed, ruby, single
+from tests.conftest import require
+
+ROOT = Path(__file__).parents[2]
+TARGETS = """\
+schema: 1
+vagrant_providers: [hyperv]
+defaults: {recipe: small, size: {disk_mib: 9000}}
+distros:
+  debian_bookworm:
+    distribution: Debian
+    release: bookworm
+    providers:
+      libvirt: {image: {box: "debian/bookworm64", version: 12.20250126.1}}
+      qemu: {image: {bootstrap: bookworm}}
+      virtualbox:
+        image: {box: own, path: own.box, sha256: SHA}
+        size: {disk_mib: 20000}
+      hyperv: {image: {box: generic/debian12, version: 4.3.12}}
+  windows_2022:
+    distribution: windows
+    release: "2022"
+    windows: true
+    providers:
+      virtualbox: {image: {box: gusztavvargadr/windows-server, version: 2102.0.2409}}
+recipes:
+  small:
+    script: make.sh
+    inputs: [make.sh]
+    outputs: [{name: out.txt}]
+    environment: {GREETING: "it's #{`id`} \\\\"}
+    secrets: [TOKEN]
+""".replace("SHA", "a" * 64)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "targets.yaml").write_text(TARGETS)
+    (tmp_path / "make.sh").touch()
+    return tmp_path
+
+
+def rendered(project: Path) -> str:
+    configuration = load(project, providers=frozenset(PROVIDERS))
+    recipe = configuration.recipes["small"]
+    return committed(template_of(project), configuration.targets.values(), recipe, 1)
+
+
+def test_every_target_of_vagrants_is_there_in_order(project: Path) -> None:
+    """Those of other providers are not."""
+    lines = [line for line in rendered(project).splitlines() if "config.vm.define" in line]
+
+    assert [line.split("'")[1] for line in lines] == [
+        "debian_bookworm_libvirt",
+        "debian_bookworm_virtualbox",
+        "debian_bookworm_hyperv",
+        "windows_2022_virtualbox",
+    ]
+
+
+def test_a_machine_has_its_boxs_disk_unless_its_own_row_says_otherwise(project: Path) -> None:
+    """A default for all targets is made for images of ours, and most boxes are larger."""
+    text = rendered(project)
+
+    assert "machine_virtual_size" not in text
+    assert text.count("m.vm.disk") == 1
+    assert '"20000MB"' in text
+
+
+def test_values_cannot_become_ruby(project: Path) -> None:
+    """Ruby reads back what was in the file, whatever that looks like."""
+    require("ruby")
+    text = "it's #{`id`} \\ \n\" 'x' ü"
+    program = f"print({ruby({text: (text, 3, True)})}.inspect)"
+    done = subprocess.run(["ruby", "-e", program], capture_output=True, text=True, check=True)
+
+    expected = subprocess.run(
+        ["ruby", "-e", "print({ARGV[0] => [ARGV[0], 3, true]}.inspect)", text],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == expected.stdout
+    assert "TOKEN" not in rendered(project)
+
+
+def test_what_ruby_does_not_know_is_refused() -> None:
+    """Such as a None that a template would print by mistake."""
+    with pytest.raises(TypeError, match="Ruby"):
+        ruby(None)
+
+
+@pytest.mark.parametrize("kind", ["committed", "single"])
+def test_ruby_reads_it(project: Path, kind: str) -> None:
+    """Both Vagrantfiles are clean Ruby."""
+    require("ruby")
+    machine = Described(
+        name="a-1", target="a", provider="virtualbox", box="b", size=Size(), boot_s=9, ssh_port=22
+    )
+    text = rendered(project) if kind == "committed" else single(template_of(None), machine)
+    done = subprocess.run(["ruby", "-wc"], input=text, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "Syntax OK", "")
+
+
+def test_a_template_that_names_nothing_is_told_with_its_line(project: Path) -> None:
+    """The project's own template wins, with its mistakes."""
+    (project / "vagrant").mkdir()
+    (project / "vagrant" / "Vagrantfile.j2").write_text("\n{{ machine.colour }}\n")
+    with pytest.raises(UsageError, match=r"vagrant/Vagrantfile\.j2"):
+        rendered(project)
+
+
+def test_the_committed_file_is_current() -> None:
+    """`build render --write` writes it again."""
+    configuration = load(ROOT, providers=frozenset(PROVIDERS))
+    recipe = configuration.recipes[configuration.default_recipe]
+    text = committed(template_of(ROOT), configuration.targets.values(), recipe, 1704067200)
+
+    assert (ROOT / "vagrant/Vagrantfile").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("libvirt: {image: {box: a/b}}", "wants exactly one of version, url and path"),
+        ("libvirt: {image: {box: a/b, version: '>= 1'}}", "is not one version"),
+        (
+            "libvirt: {image: {box: a/b, bootstrap: x}}",
+            "exactly one of bootstrap and box, not both",
+        ),
+        ("hyperv: {image: {bootstrap: x}}", "are made for libvirt and virtualbox only"),
+        ("libvirt: {image: {url: 'http://x/y'}}", "exactly one of bootstrap and box, not none"),
+        ("libvirt: {image: {box: a/b, url: 'http://x/y'}}", "sha256: is missing"),
+        ("libvirt: {image: {box: a/b, version: '1', kernel: k}}", "starts its own kernel"),
+        ("libvirt: {image: {box: a/b, version: '1'}, communicator: winrm}", "windows: true"),
+        ("qemu: {image: {bootstrap: x, box: a/b}}", "only Vagrant's providers"),
+        ("qemu: {image: {bootstrap: x}, communicator: ssh}", "only machines of Vagrant's"),
+        ("libvrt: {image: {box: a/b, version: '1'}}", "did you mean libvirt?"),
+    ],
+)
+def test_a_wrong_row_is_told_before_anything_boots(project: Path, row: str, words: str) -> None:
+    """One problem, with its place and words that help."""
+    text = (project / "targets.yaml").read_text()
+    at = text.index("      libvirt:")
+    end = text.index("  windows_2022:")
+    (project / "targets.yaml").write_text(f"{text[:at]}      {row}\n{text[end:]}")
+    with pytest.raises(ConfigurationError) as caught:
+        load(project, providers=frozenset(PROVIDERS))
+    (problem,) = caught.value.problems
+    assert words in str(problem)
+    assert problem.line == 9
