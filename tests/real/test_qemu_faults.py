@@ -48,6 +48,20 @@ def test_a_full_disk_is_the_environments_fault(qemu_project: Project) -> None:
     assert qemu_project.leftovers() == []
 
 
+def test_a_kernel_that_crashes_ends_its_machine_at_once(qemu_project: Project) -> None:
+    """Exit 3 in seconds, not at the limit, and the console says what the kernel said."""
+    qemu_project.write("echo c >/proc/sysrq-trigger; sleep 300")
+
+    ended = qemu_project.build("up", "debian_bookworm")
+
+    assert (ended.status, ended.row["outcome"]) == (3, "environment"), ended.stderr
+    assert ended.row["failure"]["rule"] == "machine-lost"
+    assert ended.row["stages_s"]["provision"] < 60
+    console = Path(ended.row["log"]).with_name("console.txt").read_text(errors="replace")
+    assert "sysrq triggered crash" in console
+    assert qemu_project.leftovers() == []
+
+
 def test_a_machine_without_memory_is_the_environments_fault(qemu_project: Project) -> None:
     """The kernel kills the script's child: exit 3 by the kernel's own count."""
     qemu_project.write("python3 -c 'x = []\nwhile True: x.append(b\"a\" * (1 << 20))'")

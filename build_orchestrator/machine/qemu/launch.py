@@ -10,14 +10,17 @@ from pathlib import Path
 
 from build_orchestrator.model import Image, Size
 
-DEVICES = "1"
+DEVICES = "2"
 """Raised when a change below makes older snapshots unusable."""
 
 BINARY = "qemu-system-x86_64"
 TB_MIB = 256
 """TCG's store of translated code; QEMU's own default is a GiB for each machine."""
+# A kernel that stumbled builds nothing that can be trusted: it panics, which ends QEMU at once
+# (-no-reboot) instead of leaving a silent machine until its limit.
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.ssh_auto=no TERM=dumb"
+    " oops=panic panic=-1"
 )
 
 
@@ -46,7 +49,7 @@ def command(launch: Launch) -> list[str]:
     argv = [
         *("timeout", "--signal=KILL", f"{launch.limit_s:.3f}"),
         *(BINARY, "-name", launch.name, "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-machine", "q35", "-accel", accelerator, "-cpu", cpu),
+        *("-no-reboot", "-machine", "q35", "-accel", accelerator, "-cpu", cpu),
         *("-smp", str(launch.size.cpus), "-m", str(launch.size.memory_mib)),
         *("-chardev", f"file,id=console,append=on,path={_escaped(launch.console)}"),
         *("-serial", "chardev:console"),

@@ -64,11 +64,12 @@ class Qmp:
         raise EnvironmentFailure("QEMU forwards no port to the machine", details=table)
 
     def save(self, *, deadline: Deadline, cancel: Cancel) -> None:
-        """Write the running machine's RAM and devices to the file ``state`` in QEMU's folder.
+        """Stop the machine and write its RAM and devices to the file ``state`` in QEMU's folder.
 
-        The machine keeps running until the copy is complete, so what is restored runs too: a
-        machine that is stopped first would be restored stopped.
+        It is stopped first because QEMU's own emulation (TCG) now and then misses a page that a
+        running machine writes while it is copied: what is restored from that crashes.
         """
+        self.execute("stop", deadline=deadline)
         self.execute("migrate", deadline=deadline, uri="exec:cat > state")
         while True:
             progress = self.execute("query-migrate", deadline=deadline)
@@ -81,6 +82,11 @@ class Qmp:
                 )
             deadline.check()
             cancel.sleep(POLL_S)
+
+    def resume(self, *, deadline: Deadline, cancel: Cancel) -> None:
+        """Let a machine run that was started from what ``save`` wrote, once all of it is read."""
+        self.wait_for_status("paused", deadline=deadline, cancel=cancel)
+        self.execute("cont", deadline=deadline)
 
     def close(self) -> None:
         self._file.close()
