@@ -50,6 +50,8 @@ def command(launch: Launch) -> list[str]:
         *("timeout", "--signal=KILL", f"{launch.limit_s:.3f}"),
         *(BINARY, "-name", launch.name, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-no-reboot", "-machine", "q35", "-accel", accelerator, "-cpu", cpu),
+        # A machine is stopped to be saved; without this, what is restored would stand still, too.
+        *("-global", "migration.store-global-state=off"),
         *("-smp", str(launch.size.cpus), "-m", str(launch.size.memory_mib)),
         *("-chardev", f"file,id=console,append=on,path={_escaped(launch.console)}"),
         *("-serial", "chardev:console"),

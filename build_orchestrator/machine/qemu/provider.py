@@ -245,7 +245,7 @@ class _Boot:
         keys = make_keys(self._folder, prefix="next_", deadline=self.deadline)
         running = machine._running
         assert running is not None
-        running.qmp.resume(deadline=self.deadline, cancel=self.cancel)
+        running.qmp.wait_for_status("running", deadline=self.deadline, cancel=self.cancel)
         # What was saved listened already.
         self._connect(machine, saved.host_public, listening=True)
         self._change_identity(machine, keys)

@@ -83,11 +83,6 @@ class Qmp:
             deadline.check()
             cancel.sleep(POLL_S)
 
-    def resume(self, *, deadline: Deadline, cancel: Cancel) -> None:
-        """Let a machine run that was started from what ``save`` wrote, once all of it is read."""
-        self.wait_for_status("paused", deadline=deadline, cancel=cancel)
-        self.execute("cont", deadline=deadline)
-
     def close(self) -> None:
         self._file.close()
         self._socket.close()
