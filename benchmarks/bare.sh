@@ -38,11 +38,14 @@ else
 fi
 qemu=$!
 
-# Each knock that comes too early is lost in QEMU's network, so there is a new one every 0.1 s.
+# Each knock that comes too early is lost in QEMU's network, so there is a new one every 0.1 s. Later
+# ones come slower: for each the machine starts an sshd, and a slow one would do nothing else.
+pauses=(0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1 0.1)
 until [ -e answers ]; do
     kill -0 "$qemu"
     knock 2>/dev/null &
-    sleep 0.1
+    sleep "${pauses[0]:-1}"
+    pauses=("${pauses[@]:1}")
 done
 
 # A restored machine has the clock of its snapshot, and no certificate is valid then.
