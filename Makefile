@@ -17,8 +17,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCKED := --require-hashes --only-binary :all:
 COMPILE := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
-# Side by side: they share nothing. Machines wait for each other's cores, so real tests do not.
+# Side by side; what shares machines or libvirt stays in one process (tests/conftest.py).
 FAST_TESTS := $(BIN)/python -m pytest --numprocesses 2 -m 'not real and not soak'
+REAL := BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest
+REAL_TESTS := $(REAL) --numprocesses 2 --dist loadgroup --no-loadscope-reorder -m 'real and not soak and not alone'
+LONE_TESTS := $(REAL) -m 'alone and not soak'
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -37,16 +40,18 @@ agent: agent-commands $(INSTALLED) ## Build the agent for debian_bookworm in a c
 
 test: test-commands lint types ## Run all that this host can run, and say what it could not
 	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(FAST_TESTS)
-	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'real and not soak'
+	$(REAL_TESTS)
+	$(LONE_TESTS)
 
 test-fast: $(INSTALLED_DEV) ## Run what needs no machine: seconds
 	$(FAST_TESTS)
 
 test-real: test-commands $(INSTALLED_DEV) ## Run only what boots machines or starts servers
-	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m 'real and not soak'
+	$(REAL_TESTS)
+	$(LONE_TESTS)
 
 soak: test-commands $(INSTALLED_DEV) ## Run what takes too long for `make test`: kills, races, builds again
-	BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest -m soak
+	$(REAL) -m soak
 
 lint: lint-commands $(INSTALLED_DEV) ## Check style: ruff, and shellcheck for every shell script
 	$(BIN)/ruff check

@@ -68,12 +68,18 @@ def real_is_required() -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies below tests/real, and give it the time that machines take."""
+    """Mark what lies below tests/real, and give it the time that machines take.
+
+    Each file of real tests stays in one of the processes that run them side by side, and so does
+    everything that needs Vagrant: it has one libvirt, and machines that a whole file shares.
+    """
     for item in items:
-        if REAL in item.path.parents:
+        if REAL in item.path.parents or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.real)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(REAL_TIMEOUT_S))
+        if REAL in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(REAL_TIMEOUT_S))
+        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,17 +35,24 @@ from tests.standins import ec2
 SUITE = "bookworm"
 THROUGH_VAGRANT = ("libvirt", "virtualbox")
 STANDINS = Path(__file__).parents[1] / "standins"
-REAL = [pytest.mark.real, pytest.mark.timeout(900)]
+
+
+def real(group: str) -> list[pytest.MarkDecorator]:
+    """The marks of tests that share machines, or a host's one Vagrant, in one process."""
+    return [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group(group)]
+
+
+REAL_VAGRANT = real("vagrant")
 OWN_KINDS = [
     pytest.param("fake", id="fake"),
-    pytest.param("qemu warm", id="warm", marks=REAL),
-    pytest.param("qemu cold", id="cold", marks=REAL),
+    pytest.param("qemu warm", id="warm", marks=real("warm")),
+    pytest.param("qemu cold", id="cold", marks=real("cold")),
 ]
-AWS = pytest.param("aws", id="aws", marks=REAL)
+AWS = pytest.param("aws", id="aws", marks=real("aws"))
 KINDS = [
     *OWN_KINDS,
-    pytest.param("libvirt", id="libvirt", marks=REAL),
-    pytest.param("virtualbox", id="virtualbox", marks=REAL),
+    pytest.param("libvirt", id="libvirt", marks=REAL_VAGRANT),
+    pytest.param("virtualbox", id="virtualbox", marks=REAL_VAGRANT),
     AWS,
 ]
 LOCAL_KINDS = OWN_KINDS[:2]

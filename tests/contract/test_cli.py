@@ -287,7 +287,7 @@ def test_what_a_script_names_after_a_secret_is_hidden(project: Project) -> None:
     assert not [text for text in written if "sup3rs3cret" in text]
 
 
-@real
+@pytest.mark.alone
 def test_what_is_dead_is_not_waited_for(project: Project) -> None:
     """The log of a killed run ends, and a machine that died is offered to nobody."""
     project.write(script=WAITS)

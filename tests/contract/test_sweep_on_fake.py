@@ -22,7 +22,7 @@ from tests.contract.projects import TARGET, WAITS, Project, project, until_event
 
 __all__ = ["project"]
 
-real = pytest.mark.real
+alone = pytest.mark.alone
 RUN_S = 0.6
 """About as long as a run takes until its script; kills come at any moment of it."""
 
@@ -73,7 +73,7 @@ def test_killed_at_any_moment_and_swept(
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_a_leaked_machine_is_named_and_swept(project: Project) -> None:
     """A machine that would not die is exit 5 with its name; sweep destroys it."""
     done = project.write(options={"refuse_to_die": "true"}).up()
@@ -88,7 +88,7 @@ def test_a_leaked_machine_is_named_and_swept(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_a_machine_that_cannot_be_destroyed_is_leaked(project: Project) -> None:
     """An error of the teardown does not hide the build's own, and exit 5 comes first."""
     done = project.write(options={"fail_at": "destroy"}, script="exit 7").up()
@@ -99,7 +99,7 @@ def test_a_machine_that_cannot_be_destroyed_is_leaked(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 @pytest.mark.parametrize(
     ("keep", "script", "kept"),
     [
@@ -132,7 +132,7 @@ def test_machines_are_kept_when_it_was_asked_for(
     assert entry.limit_at > entry.kept_until
 
 
-@real
+@alone
 def test_a_kept_machine_lives_until_its_time_or_its_name(project: Project) -> None:
     """Shown by status, spared by every sweep and by the next run, destroyed when it is named."""
     project.up("--keep", "always")
@@ -154,7 +154,7 @@ def test_a_kept_machine_lives_until_its_time_or_its_name(project: Project) -> No
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_the_name_of_a_target_means_this_projects(project: Project, tmp_path: Path) -> None:
     """Every checkout has a target of that name; a machine's own name means it from anywhere."""
     assert project.up("--keep", "always").status == 0
@@ -168,7 +168,7 @@ def test_the_name_of_a_target_means_this_projects(project: Project, tmp_path: Pa
     assert project.alive() == []
 
 
-@real
+@alone
 def test_a_kept_machine_is_swept_after_its_time(project: Project) -> None:
     """What was kept until a time that has passed is nobody's any more."""
     project.up("--keep", "always")
@@ -179,7 +179,7 @@ def test_a_kept_machine_is_swept_after_its_time(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_the_next_run_sweeps_what_a_killed_one_left(project: Project) -> None:
     """Nobody needs to remember ``build sweep``: ``build up`` does it before it starts."""
     name = left_behind(project)
@@ -189,7 +189,7 @@ def test_the_next_run_sweeps_what_a_killed_one_left(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_a_dry_run_destroys_nothing(project: Project) -> None:
     """It lists what a sweep would destroy."""
     name = left_behind(project)
@@ -199,7 +199,7 @@ def test_a_dry_run_destroys_nothing(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_a_deleted_checkout_hides_nothing(project: Project) -> None:
     """The host-wide state folder is enough, from any folder."""
     name = left_behind(project)
@@ -210,7 +210,7 @@ def test_a_deleted_checkout_hides_nothing(project: Project) -> None:
     project.assert_nothing_left()
 
 
-@real
+@alone
 @pytest.mark.parametrize("inside", [True, False], ids=["run-folder", "name-alone"])
 def test_a_deleted_state_folder_hides_nothing(project: Project, inside: bool) -> None:
     """The run folder's journal is enough, and so is the name that the machine carries."""
@@ -223,7 +223,7 @@ def test_a_deleted_state_folder_hides_nothing(project: Project, inside: bool) ->
     assert project.folders() == []
 
 
-@real
+@alone
 def test_the_name_alone_is_enough(project: Project) -> None:
     """Both journals are lost, the disk is not: it is removed with its machine."""
     left_behind(project)
@@ -235,7 +235,7 @@ def test_the_name_alone_is_enough(project: Project) -> None:
     assert not machine.exists()
 
 
-@real
+@alone
 def test_a_machine_whose_orchestrator_lives_is_never_swept(project: Project) -> None:
     """Neither by a plain sweep, nor by its name, nor from another state folder, nor by a run."""
     project.write(script=WAITS)
@@ -252,7 +252,7 @@ def test_a_machine_whose_orchestrator_lives_is_never_swept(project: Project) -> 
     project.assert_nothing_left()
 
 
-@real
+@alone
 def test_a_process_with_a_recycled_pid_is_spared(project: Project) -> None:
     """The pid in a journal means nothing; what the process carries does."""
     name = left_behind(project)

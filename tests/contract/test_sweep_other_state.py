@@ -45,7 +45,7 @@ def kept_machine(folder: Path, until: float) -> FakeMachine:
     return machine
 
 
-@pytest.mark.real  # not beside other tests: each `build up` sweeps the host
+@pytest.mark.alone
 @pytest.mark.parametrize(("seconds", "state"), [(60, "spared"), (-1, "destroyed")])
 def test_a_kept_machine_of_another_state_folder_is_spared_until_its_time(
     isolated_home: Path,

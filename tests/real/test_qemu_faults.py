@@ -148,6 +148,7 @@ def test_a_signal_destroys_the_machine(
     assert qemu_project.leftovers() == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("words", ["boot started", "READY"])
 def test_sweep_finds_what_sigkill_left(qemu_project: Project, words: str) -> None:
     """Also when the checkout was deleted meanwhile; journal or name alone are enough."""
