@@ -17,6 +17,7 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.locks import cache_home, state_home
+from build_orchestrator.machine.contract import Cloud
 from build_orchestrator.machine.vagrant import ready
 from build_orchestrator.model import Plan, Size, Target, through_vagrant
 
@@ -75,6 +76,30 @@ def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
     yield from _vagrants(ready.present())
 
 
+def examine_aws(cloud: Cloud, targets: Sequence[Target]) -> Iterator[Check]:
+    """Everything about machines of AWS, as it is found; nothing is made there.
+
+    Args:
+        targets: those of aws that the project has; the first tells what is launched.
+    """
+    from build_orchestrator.machine.ec2 import permissions
+
+    host = list(_aws())
+    yield from host
+    if not all(check.ok for check in host):
+        return
+    for region in cloud.regions:
+        here = [each for each in targets if each.options.get("region", region) == region]
+        for each in permissions.examine(region, cloud.endpoint, here):
+            yield Check(
+                name=f"{each.action} in {region}",
+                ok=each.allowed,
+                finding=each.finding,
+                remedy="" if each.allowed else each.remedy,
+                provider="aws",
+            )
+
+
 def working_providers(checks: Sequence[Check]) -> tuple[str, ...]:
     """The providers that nothing stands against; of Vagrant's those that were looked at."""
     blocked = {check.provider for check in checks if not check.ok}
@@ -127,8 +152,9 @@ def _needed(plan: Plan) -> Iterator[Check]:
         yield from _image_tools()
     if through:
         yield _memory(through)
-    if any(build.target.provider == "aws" for build in plan.builds):
-        yield from _aws()
+    launched = [build.target for build in plan.builds if build.target.provider == "aws"]
+    yield from _aws() if launched else ()
+    yield from (_not_windows(target) for target in launched if target.distro.windows)
     if not targets:
         return
     yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
@@ -294,7 +320,9 @@ def _not_windows(target: Target) -> Check:
         name=target.name,
         ok=False,
         finding="`build up` talks ssh to a POSIX shell, and this is Windows",
-        remedy=f"Vagrant alone builds it: cd vagrant && vagrant up {target.name}",
+        remedy=f"Vagrant alone builds it: cd vagrant && vagrant up {target.name}"
+        if through_vagrant(target.provider)
+        else "Choose other targets.",
         provider=target.provider,
     )
 

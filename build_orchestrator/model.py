@@ -10,6 +10,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from build_orchestrator.costs import Estimate, Used
+
 RECIPE_VERSION = 1
 """Raised when the way we drive a build changes what comes out of it. Part of every build's key."""
 
@@ -99,7 +101,7 @@ class ImageSource:
     version: str = ""
     """Of the box: one version, never a range."""
     ami: str = ""
-    """The id of an image of AWS."""
+    """The id of an image of AWS; beside a name or parameter: what that is locked to."""
     ami_name: str = ""
     """A pattern over the names of ``ami_owner``'s images; the newest is meant."""
     ami_owner: str = ""
@@ -266,6 +268,8 @@ class Build:
     folder: str = ""
     """Where below each destination the artifacts go: ``<VERSION>/<PRERELEASE>-build``, or
     ``dev/<first 12 of the key>``, which is known only with the key."""
+    hourly_usd: Mapping[str, float] = field(default_factory=dict)
+    """What its machine costs, by type of machine, where it is paid for and that is known."""
 
     @property
     def name(self) -> str:
@@ -288,6 +292,8 @@ class Plan:
     """UTC, ISO 8601."""
     jobs: int
     builds: tuple[Build, ...]
+    estimate: Estimate | None = None
+    """None where no machine is paid for."""
 
 
 # --- what exists and what happened -------------------------------------------------------------
@@ -368,6 +374,8 @@ class Result:
     key: str = ""
     log: str = ""
     machine_name: str = ""
+    used: tuple[Used, ...] = ()
+    """Every machine that was paid for, of all attempts."""
     failure: Failure | None = None
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": ("look", "Show what a run would do, without doing it."),
     "render": ("look", "Show the files that a build is made with."),
     "up": ("up", "Build targets in clean machines: the main job."),
+    "lock": ("lock", "Write down which images names mean now."),
     "box": ("box", "Make a Vagrant box on this host."),
     "status": ("machines", "Show runs, and machines that are alive."),
     "logs": ("machines", "Show the log of a build."),

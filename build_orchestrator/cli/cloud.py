@@ -15,8 +15,9 @@ from build_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from build_orchestrator.configuration import Configuration
+    from build_orchestrator.costs import Budget
     from build_orchestrator.machine.contract import Cloud
-    from build_orchestrator.model import Build, Plan
+    from build_orchestrator.model import Build, Plan, Target
 
 ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
 REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
@@ -43,11 +44,63 @@ def placed(plan: Plan, endpoint: str) -> Plan:
     builds = tuple(_placed(build, here) for build in plan.builds)
     lost = [build.name for build in builds if _is_lost(build)]
     if lost:
-        raise UsageError(
-            f"in which region of AWS? {', '.join(lost)} names none",
-            resolution="Set launch.region in targets.yaml, or AWS_REGION.",
-        )
+        raise _no_region(lost)
     return dataclasses.replace(plan, builds=builds)
+
+
+def _no_region(names: list[str]) -> UsageError:
+    return UsageError(
+        f"in which region of AWS? {', '.join(names)} names none",
+        resolution="Set launch.region in targets.yaml, or AWS_REGION.",
+    )
+
+
+def region_of(target: Target) -> str:
+    """The region of a target of aws.
+
+    Raises:
+        UsageError: neither it nor this host names one.
+    """
+    if region := target.options.get("region") or region_here():
+        return region
+    raise _no_region([target.name])
+
+
+def locked(plan: Plan) -> Plan:
+    """The plan with the images that images.lock.yaml names for targets of aws.
+
+    Raises:
+        ConfigurationError: the lock is wrong.
+    """
+    if not any(build.target.provider == "aws" for build in plan.builds):
+        return plan
+    from build_orchestrator.image import lock
+
+    known = lock.read(Path(plan.project))
+    builds = tuple(
+        dataclasses.replace(build, target=lock.with_lock(build.target, known))
+        for build in plan.builds
+    )
+    return dataclasses.replace(plan, builds=builds)
+
+
+def priced(plan: Plan, budget: Budget) -> Plan:
+    """The plan with what its machines of aws would cost; as it is where it has none."""
+    if not any(build.target.provider == "aws" for build in plan.builds):
+        return plan
+    from build_orchestrator.machine.ec2 import prices
+
+    return prices.priced(plan, budget, prices.shipped())
+
+
+def check_budget(plan: Plan) -> None:
+    """Raise UsageError where the plan is over the project's budget."""
+    if plan.estimate is not None and plan.estimate.over_budget:
+        raise UsageError(
+            f"over the budget; nothing was started: {plan.estimate.over_budget}",
+            resolution="Give fewer --jobs or smaller launch.instance_types, or raise the budget "
+            "in targets.yaml.\nA price that is not known stands there as budget.hourly_usd.",
+        )
 
 
 def _placed(build: Build, here: dict[str, str]) -> Build:

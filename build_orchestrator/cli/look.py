@@ -13,6 +13,7 @@ from build_orchestrator.cli.project import configuration_of, plan_of, plan_optio
 from build_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
+    from build_orchestrator.costs import Estimate
     from build_orchestrator.model import Build, Image, Plan, Target
 
 
@@ -111,10 +112,26 @@ def show_plan(made: Plan) -> None:
     """Print a plan for a person."""
     count = len(made.builds)
     click.echo(f"{count} build{'s' if count != 1 else ''}, {made.jobs} at a time")
+    if made.estimate is not None:
+        click.echo(_estimate(made.estimate))
     for build in made.builds:
         click.echo(f"\n{build.name}")
         for name, value in _facts(build):
             click.echo(f"  {name:<12} {value}")
+
+
+def _estimate(estimate: Estimate) -> str:
+    machines = f"{estimate.machines} machine{'s' if estimate.machines != 1 else ''}"
+    lines = [
+        f"at most {machines} of aws at once, about {estimate.hourly_usd:.3g} USD an hour",
+        f"  {estimate.most_usd:.3g} USD if every build used up its limits and attempts",
+        f"  (list prices of {estimate.prices_of}, on demand, without tax and traffic)",
+    ]
+    if estimate.unknown:
+        lines.append(f"  no price is known of {', '.join(estimate.unknown)}")
+    if estimate.over_budget:
+        lines.append(f"  `build up` refuses this: {estimate.over_budget}")
+    return "\n".join(lines)
 
 
 def _facts(build: Build) -> list[tuple[str, str]]:
@@ -128,6 +145,7 @@ def _facts(build: Build) -> list[tuple[str, str]]:
         ("image", describe(target.image)),
         ("machine", _machine(target)),
         *((name.replace("_", " "), value) for name, value in _place(target)),
+        *(("an hour", f"about {usd:.3g} USD ({kind})") for kind, usd in build.hourly_usd.items()),
         ("limits", f"boot {limits.boot_s:g} s, script {limits.provision_s:g} s"),
         ("inputs", ", ".join(recipe.inputs)),
         *(("output", output.name) for output in build.outputs),
@@ -195,14 +213,16 @@ def render(
 
 def _committed(ctx: click.Context, *, write: bool) -> None:
     """Write the committed files, or raise UsageError where one is not what would be written."""
+    from build_orchestrator.image import lock
     from build_orchestrator.machine.vagrant.template import template_of
     from build_orchestrator.plan import SOURCE_DATE_EPOCH
     from build_orchestrator.render.vagrantfile import COMMITTED, committed
 
     configuration = configuration_of(ctx)
+    known = lock.read(configuration.project)
     text = committed(
         template_of(configuration.project),
-        configuration.targets.values(),
+        [lock.with_lock(target, known) for target in configuration.targets.values()],
         configuration.recipes[configuration.default_recipe],
         SOURCE_DATE_EPOCH,
     )

@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from build_orchestrator.cli.cloud import cloud_of, endpoint_option, take_old_name
-from build_orchestrator.cli.project import configuration_of, project_of, provider_maker, run_folder
+from build_orchestrator.cli.project import (
+    configuration_or_none,
+    project_of,
+    provider_maker,
+    run_folder,
+)
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import ExitCode, OrchestratorError, UsageError
 from build_orchestrator.machine import LOCAL
 
 if TYPE_CHECKING:
     from build_orchestrator.journal import Entry
-    from build_orchestrator.machine.contract import Cloud, Provider
+    from build_orchestrator.machine.contract import Provider
     from build_orchestrator.model import Identity
 
 
@@ -262,7 +267,7 @@ def sweep(
     from build_orchestrator.sweep import sweep as do_sweep
 
     take_old_name(lambda text: say(text, err=True))
-    cloud = _cloud(ctx, aws_endpoint or "", region) if provider else None
+    cloud = cloud_of(configuration_or_none(ctx), aws_endpoint or "", region) if provider else None
     found = do_sweep(
         provider_maker(lambda text: say(text, err=True), cloud),
         (*LOCAL, provider) if provider else LOCAL,
@@ -280,15 +285,6 @@ def sweep(
             say(f"nothing called {only!r} was left behind" if only else "nothing was left behind")
     leaked = any(each.state == "leaked" for each in found)
     return ExitCode.LEAKED if leaked else ExitCode.OK
-
-
-def _cloud(ctx: click.Context, endpoint: str, regions: tuple[str, ...]) -> Cloud:
-    """Where to look; a project is not needed, and a broken one is no reason to leave machines."""
-    try:
-        configuration = configuration_of(ctx)
-    except UsageError:
-        configuration = None
-    return cloud_of(configuration, endpoint, regions)
 
 
 def _utc(at: float) -> str:

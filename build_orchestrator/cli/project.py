@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from build_orchestrator.cli.cloud import endpoint_option, jobs_for, placed
+from build_orchestrator.cli.cloud import endpoint_option, jobs_for, locked, placed, priced
 from build_orchestrator.configuration import Configuration, find_project, load
 from build_orchestrator.errors import UsageError
 from build_orchestrator.machine import PROVIDERS
@@ -43,6 +43,14 @@ def configuration_of(ctx: click.Context) -> Configuration:
         providers=frozenset(PROVIDERS),
         default_provider="virtualbox" if installed else "qemu",
     )
+
+
+def configuration_or_none(ctx: click.Context) -> Configuration | None:
+    """The same for those who can do without: a broken project is no reason to leave machines."""
+    try:
+        return configuration_of(ctx)
+    except UsageError:
+        return None
 
 
 def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str, Any]) -> Plan:
@@ -79,7 +87,8 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
         provision_s=options["timeout"],
         source_date_epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH"), SOURCE_DATE_EPOCH),
     )
-    return placed(made, options["aws_endpoint"] or "")
+    made = locked(placed(made, options["aws_endpoint"] or ""))
+    return priced(made, configuration.budget)
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:

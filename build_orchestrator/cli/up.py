@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from build_orchestrator.cli.cloud import take_old_name
+from build_orchestrator.cli.cloud import check_budget, take_old_name
 from build_orchestrator.cli.project import DURATION, RUNS, plan_of, plan_options, provider_maker
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import HostNotReady, UsageError
@@ -96,6 +96,7 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
 
         show_plan(plan)
         return 0
+    check_budget(plan)
     doctor.require(plan)
     destinations = {place: None for build in plan.builds for place in build.recipe.destinations}
     check(tuple(destinations), project=Path(plan.project), s3_endpoint=options["s3_endpoint"])

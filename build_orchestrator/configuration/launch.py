@@ -1,10 +1,37 @@
-"""The shape of ``launch``: how machines of aws are launched."""
+"""The shape of ``launch`` and ``budget``: how machines of aws are launched, and for how much."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from build_orchestrator.configuration.shapes import entry
+
+INSTANCE_TYPE = "[a-z0-9-]+[.][a-z0-9-]+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRow:
+    """What machines of `aws` may cost in one run; `build up` refuses what would be over it."""
+
+    max_hourly_usd: float | None = entry(
+        "USD an hour for all machines that live at once, as `build plan` estimates it.",
+        default=None,
+        minimum=0.001,
+        maximum=1e6,
+        without="no limit",
+    )
+    max_machines: int | None = entry(
+        "Machines at once.", default=None, minimum=1, maximum=10_000, without="no limit"
+    )
+    hourly_usd: Mapping[str, float] = entry(
+        "Prices that win over the shipped table: type of machine -> USD an hour.",
+        default={},
+        minimum=0,
+        maximum=1e6,
+        names=INSTANCE_TYPE,
+        names_wanted="a type such as t3.medium",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +48,7 @@ class LaunchRow:
     instance_types: tuple[str, ...] = entry(
         "Types of machine.",
         default=(),
-        pattern="[a-z0-9-]+[.][a-z0-9-]+",
+        pattern=INSTANCE_TYPE,
         wanted="a type such as t3.medium",
         without="`t3.medium`",
     )

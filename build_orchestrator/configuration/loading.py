@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from build_orchestrator.configuration.checks import check
 from build_orchestrator.configuration.findings import Findings
 from build_orchestrator.configuration.reading import read
 from build_orchestrator.configuration.rows import (
+    BudgetRow,
     DefaultsRow,
     DistroRow,
     ImageRow,
@@ -22,6 +23,7 @@ from build_orchestrator.configuration.rows import (
     TargetRow,
     TargetsFile,
 )
+from build_orchestrator.costs import Budget
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import (
     Deadlines,
@@ -52,6 +54,7 @@ class Configuration:
     default_recipe: str
     default_provider: str
     """The provider of selectors that name none."""
+    budget: Budget = field(default_factory=Budget)
 
 
 def find_project(start: Path) -> Path:
@@ -124,6 +127,7 @@ def _configuration(rows: TargetsFile, project: Path, default_provider: str) -> C
         recipes={name: _recipe(name, row, defaults, project) for name, row in rows.recipes.items()},
         default_recipe=defaults.recipe,
         default_provider=default_provider,
+        budget=Budget(**vars(rows.budget or BudgetRow())),
     )
 
 

@@ -7,8 +7,9 @@ values that YAML makes of it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -36,19 +37,29 @@ _FALSE = frozenset({"false", "no", "off"})
 _WHOLE = re.compile("[-+]?(0|[1-9][0-9]*)")
 
 Entry = tuple[yaml.ScalarNode, yaml.Node]
+File = TypeVar("File")
 
 
 def read(content: bytes, findings: Findings) -> TargetsFile | None:
-    """Read the file's rows; what is wrong goes to the findings, and an empty value to the row.
+    """Read targets.yaml; see ``read_as``."""
+    return read_as(TargetsFile, content, findings, page="docs/reference/targets-yaml.md")
+
+
+def read_as(row: type[File], content: bytes, findings: Findings, *, page: str = "") -> File | None:
+    """Read a file's rows; what is wrong goes to the findings, and an empty value to the row.
+
+    Args:
+        row: the shape of the whole file.
+        page: where that shape is explained.
 
     Returns None where there is nothing to go on with.
     """
     text = _decode(content, findings)
-    root = None if text is None else _compose(text, findings)
+    root = None if text is None else _compose(text, findings, page)
     if root is None:
         return None
-    row: TargetsFile = _Reader(findings).value(root, Shape("row", row=TargetsFile), None, ())
-    return row
+    found: File = _Reader(findings).value(root, Shape("row", row=row), None, ())
+    return found
 
 
 def _decode(content: bytes, findings: Findings) -> str | None:
@@ -63,7 +74,7 @@ def _decode(content: bytes, findings: Findings) -> str | None:
         return None
 
 
-def _compose(text: str, findings: Findings) -> yaml.Node | None:
+def _compose(text: str, findings: Findings, page: str) -> yaml.Node | None:
     try:
         if _too_deep(text):
             findings.add((), "not readable: nested too deeply")
@@ -81,7 +92,7 @@ def _compose(text: str, findings: Findings) -> yaml.Node | None:
         findings.add((), "not readable: nested too deeply")
         return None
     if root is None:
-        findings.add((), "is empty; see docs/reference/targets-yaml.md")
+        findings.add((), "is empty" + (f"; see {page}" if page else ""))
     return root
 
 
@@ -232,7 +243,7 @@ def _each(rule: Rule) -> Rule:
     """A list's or mapping's rule for one of its values."""
     if not rule.filled and not rule.names:
         return rule
-    return Rule(about=rule.about, pattern=rule.pattern, wanted=rule.wanted, choices=rule.choices)
+    return dataclasses.replace(rule, filled=False, names="", names_wanted="")
 
 
 def _left_out(each: Declared) -> Any:

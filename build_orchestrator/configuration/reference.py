@@ -9,6 +9,7 @@ from typing import Any
 
 from build_orchestrator.configuration.loading import FILE
 from build_orchestrator.configuration.rows import (
+    BudgetRow,
     DeadlinesRow,
     DefaultsRow,
     DistroRow,
@@ -58,6 +59,11 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
         "launch",
         LaunchRow,
         "For `aws`. What a target leaves out is taken from `defaults.launch`.",
+    ),
+    (
+        "budget",
+        BudgetRow,
+        "An estimate is made from list prices: see [Build on AWS](../how-to/aws.md#what-it-costs).",
     ),
     ("deadlines", DeadlinesRow, ""),
     ("ssh", SshRow, f"Algorithms only: `{'`, `'.join(SSH_OPTIONS)}`."),
@@ -128,7 +134,7 @@ def _kind(shape: Shape, rule: Rule) -> str:
     if shape.kind == "row":
         return "mapping, see below"
     if shape.item is not None:
-        inside = _kind(shape.item, Rule(about="", pattern=rule.pattern, wanted=rule.wanted))
+        inside = _kind(shape.item, rule)
         return f"list of: {inside}" if shape.kind == "list" else f"name -> {inside}"
     if rule.choices:
         return ", ".join(f"`{each}`" for each in rule.choices)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from build_orchestrator.configuration.launch import BudgetRow as BudgetRow
 from build_orchestrator.configuration.launch import LaunchRow as LaunchRow
 from build_orchestrator.configuration.shapes import Declared as Declared
 from build_orchestrator.configuration.shapes import Rule as Rule
@@ -288,6 +289,7 @@ class TargetsFile:
         without="virtualbox where it and Vagrant are installed and a target has it, else qemu",
     )
     defaults: DefaultsRow | None = entry("What holds where a row says nothing.", default=None)
+    budget: BudgetRow | None = entry("What machines of `aws` may cost.", default=None)
     vagrant_providers: tuple[str, ...] = entry(
         "Providers beside `virtualbox` and `libvirt` that Vagrant has on your hosts.",
         default=(),

@@ -28,7 +28,7 @@ def resolve(
     Args:
         provider: whose machines start from it; Vagrant's start from boxes.
         arch: of the machines; an image of AWS may be made for another.
-        where: ``region`` and ``endpoint`` of an image of AWS.
+        where: ``region`` and ``endpoint`` of an image of AWS, and ``instance_types`` that start it.
         on_line: hears what the tools say while an image is made or fetched.
 
     Raises:
@@ -48,15 +48,7 @@ def resolve(
     if source.ami or source.ami_name or source.ami_parameter:
         from build_orchestrator.machine.ec2 import images
 
-        place = where or {}
-        return images.find(
-            source,
-            arch=arch,
-            region=place["region"],
-            endpoint=place.get("endpoint", ""),
-            deadline=deadline,
-            cancel=cancel,
-        )
+        return images.find(source, arch=arch, where=where or {}, deadline=deadline, cancel=cancel)
     if source.url or source.path:
         from build_orchestrator.image.download import download
 
@@ -70,8 +62,9 @@ def describe(source: ImageSource) -> str:
         return f"bootstrap {source.bootstrap}"
     if source.box:
         return f"{source.box} {source.version}".rstrip()
-    if source.ami_name:
-        return f"{source.ami_owner}/{source.ami_name}"
-    if ami := source.ami or source.ami_parameter:
+    name = f"{source.ami_owner}/{source.ami_name}" if source.ami_name else source.ami_parameter
+    if name and source.ami:
+        return f"{name}, locked: {source.ami}"
+    if ami := source.ami or name:
         return ami
     return source.url or source.path or "none"

@@ -94,7 +94,7 @@ class Attempt:
                     request,
                     deadline=deadline,
                     cancel=run.cancel,
-                    identified=run.journal.identify,
+                    identified=self._identified,
                 )
             except MachineLeaked:
                 self._record.settle(MachineFate.LEAKED, name)
@@ -105,6 +105,10 @@ class Attempt:
                 raise
         self._record.start, self._record.host_key = machine.start, machine.host_key
         return machine
+
+    def _identified(self, identity: Identity) -> None:
+        self._run.journal.identify(identity)
+        self._record.meter.start(identity)
 
     def _request(self, name: str) -> MachineRequest:
         run, target = self._run, self._build.target

@@ -28,6 +28,7 @@ from build_orchestrator.model import (
     Stage,
 )
 from build_orchestrator.pipeline.attempt import Attempt
+from build_orchestrator.pipeline.meter import Meter
 from build_orchestrator.pipeline.run import Record, Run
 from build_orchestrator.publish import publish
 
@@ -36,7 +37,7 @@ LOG = "log.txt"
 
 def build_target(run: Run, build: Build) -> Result:
     """Do one build to its end, whatever that is. Never raises."""
-    record = Record(target=build.name, observer=run.observer)
+    record = Record(target=build.name, observer=run.observer, meter=Meter(build.hourly_usd))
     artifacts: tuple[Artifact, ...] = ()
     published: tuple[PublishedArtifact, ...] = ()
     failure: Failure | None = None
@@ -64,6 +65,7 @@ def build_target(run: Run, build: Build) -> Result:
         key=build.key,
         log=str(run.folder_of(build.name) / LOG),
         machine_name=record.machine_name,
+        used=record.meter.used(),
         failure=failure or _leak(run, record),
     )
     record.tell(events.BuildEnded(target=build.name, result=result))

@@ -20,13 +20,14 @@ from build_orchestrator.pipeline.run import Record, Run
 
 def resolve_images(run: Run) -> dict[str, Image | OrchestratorError]:
     """For each target its image, or why there is none. Images are made in parallel."""
-    users: dict[tuple[ImageSource, str, str, str], list[Build]] = {}
+    users: dict[tuple[ImageSource, str, str, str, str], list[Build]] = {}
     for build in run.plan.builds:
         target = build.target
         # The same suite is a disk for one provider and a box for another; an image of AWS is
-        # another one in each region.
+        # another one in each region, and not every type of machine starts it.
         provider = target.provider if through_vagrant(target.provider) else ""
-        where = (provider, target.distro.arch, target.options.get("region", ""))
+        region, kinds = (target.options.get(name, "") for name in ("region", "instance_types"))
+        where = (provider, target.distro.arch, region, kinds)
         users.setdefault((target.image, *where), []).append(build)
     with ThreadPoolExecutor(max_workers=run.plan.jobs) as pool:
         found = list(pool.map(lambda builds: _resolve_one(run, builds), users.values()))

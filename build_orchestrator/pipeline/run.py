@@ -16,6 +16,7 @@ from build_orchestrator.journal import Journal
 from build_orchestrator.machine.contract import Provider
 from build_orchestrator.masking import Masker
 from build_orchestrator.model import Keep, MachineFate, Plan, Stage
+from build_orchestrator.pipeline.meter import Meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class Record:
     host_key: str = ""
     rule: str = ""
     leak: OrchestratorError | None = None
+    meter: Meter = field(default_factory=Meter)
 
     @contextlib.contextmanager
     def during(self, stage: Stage, limit_s: float, waiting_for: str = "") -> Iterator[Deadline]:
@@ -119,5 +121,6 @@ class Record:
 
     def settle(self, fate: MachineFate, name: str) -> None:
         """What became of a machine; a leaked one is never covered by a later attempt's."""
+        self.meter.stop(name)
         if self.fate is not MachineFate.LEAKED:
             self.fate, self.machine_name = fate, name

@@ -52,6 +52,10 @@ class Described:
     """Of libvirt: ``kvm`` or ``qemu``; empty lets the file look at the host."""
     ssh_port: int = 0
     """The port of this host that leads to the machine's ssh; 0 leaves it to Vagrant."""
+    ami: str = ""
+    """Of aws: the image's id, where it is known before AWS is asked."""
+    launch: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of aws: how it is launched."""
 
     @property
     def disk_gib(self) -> int:
@@ -70,13 +74,16 @@ def ssh_args(distro: Distro) -> tuple[str, ...]:
 
 
 def committed(template: str, targets: Iterable[Target], recipe: Recipe, epoch: int) -> str:
-    """``vagrant/Vagrantfile``: every target that Vagrant supplies, in the order given.
+    """``vagrant/Vagrantfile``: every target that Vagrant supplies, in the order given; with those
+    of aws, which are there where its plugin is.
 
     Args:
         epoch: the SOURCE_DATE_EPOCH that scripts see.
     """
     described = tuple(
-        _described(each, recipe, epoch) for each in targets if through_vagrant(each.provider)
+        _described(each, recipe, epoch)
+        for each in targets
+        if through_vagrant(each.provider) or each.provider == "aws"
     )
     return _rendered(template, described, recipe)
 
@@ -103,7 +110,7 @@ def _described(target: Target, recipe: Recipe, epoch: int) -> Described:
         name=target.name,
         target=target.name,
         provider=target.provider,
-        box=box_name(image),
+        box="dummy" if target.provider == "aws" else box_name(image),
         version=image.version,
         url=image.url or image.path,
         sha256=image.sha256,
@@ -112,6 +119,8 @@ def _described(target: Target, recipe: Recipe, epoch: int) -> Described:
         ssh_args=ssh_args(distro),
         size=target.size,
         boot_s=int(target.deadlines.boot_s),
+        ami=image.ami,
+        launch=_launch(target) if target.provider == "aws" else {},
         environment={
             **recipe.environment,
             "BUILD_TARGET": target.name,
@@ -120,6 +129,12 @@ def _described(target: Target, recipe: Recipe, epoch: int) -> Described:
             "LANG": "C.UTF-8",
         },
     )
+
+
+def _launch(target: Target) -> dict[str, str]:
+    """The options of aws that the plugin has, too, each with its first word: it tries no other."""
+    first = {name: value.split()[0] for name, value in target.options.items() if value}
+    return {"user": target.distro.ssh_user, "instance_types": "t3.medium", **first}
 
 
 def _rendered(template: str, machines: tuple[Described, ...], recipe: Recipe | None) -> str:

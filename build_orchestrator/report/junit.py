@@ -97,6 +97,7 @@ def _facts(result: Result) -> dict[str, str]:
         "key": result.key,
     }
     facts |= {f"{stage}_s": f"{seconds:.3f}" for stage, seconds in result.stages_s.items()}
+    facts |= {f"used {one.machine}": f"{one.what}, {one.seconds:g} s" for one in result.used}
     facts |= {f"sha256 {one.name}": one.sha256 for one in result.artifacts}
     return {name: value for name, value in facts.items() if value}
 

@@ -50,6 +50,7 @@ def summary(
         f"{one.target}: its machine is kept until {one.kept_until}; `build ssh {one.target}`\n"
         for one in kept
     ]
+    parts += _costs(report.results)
     places = dict.fromkeys(place for result in report.results for place in _places(result))
     if places:
         parts.append("artifacts:\n" + "".join(f"  {place}\n" for place in places))
@@ -178,6 +179,18 @@ def _failures(result: Result, run_id: str, tail: Sequence[str]) -> Iterator[str]
             if tail:
                 lines += ["  last lines:", *(f"  | {line}" for line in tail)]
         yield "".join(f"{harmless(line)}\n" for line in lines)
+
+
+def _costs(results: Sequence[Result]) -> Iterator[str]:
+    """What was paid for, where anything was."""
+    used = [(result.target, one) for result in results for one in result.used]
+    if not used:
+        return
+    known = sum(one.usd or 0.0 for _, one in used)
+    more = " and what has no known price" if any(one.usd is None for _, one in used) else ""
+    lines = [f"paid for, at most about {known:.2g} USD{more}:"]
+    lines += [f"  {target}: {one.what}, {duration(one.seconds)}" for target, one in used]
+    yield "".join(f"{harmless(line)}\n" for line in lines)
 
 
 def _places(result: Result) -> list[str]:

@@ -211,7 +211,7 @@ def check(line: str, needs: str, patch: pytest.MonkeyPatch) -> None:
 
 def check_build(arguments: list[str], needs: str, expected: int) -> None:
     name = arguments[0]
-    asks_aws = needs == "aws" and name == "sweep"
+    asks_aws = needs == "aws" and name in ("doctor", "lock", "sweep")
     if needs in PARSED or asks_aws or (needs == "s3" and name != "up"):
         context = cli.make_context("build", ["--help"], resilient_parsing=True)
         group: click.Command = cli
@@ -287,7 +287,8 @@ def test_a_piece_of_targets_yaml_is_valid(block: Block, tmp_path: Path) -> None:
     whole = matrix()
     for name, rows in piece.items():
         for row, entries in rows.items():
-            whole[name][row] = {**whole[name].get(row, {}), **entries}
+            before = whole.setdefault(name, {}).get(row, {})
+            whole[name][row] = {**before, **entries} if isinstance(entries, dict) else entries
     (tmp_path / "targets.yaml").write_text(yaml.safe_dump(whole))
     make_inputs(tmp_path, whole)
 

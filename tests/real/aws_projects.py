@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +32,22 @@ class AwsProject(Project):
         *,
         script: str = SCRIPT,
         ami: str = "",
+        image: dict[str, str] | None = None,
         names: tuple[str, ...] = ("debian_bookworm",),
         attempts: int = 1,
         destinations: tuple[str, ...] = ("dist/",),
         launch: dict[str, Any] | None = None,
+        budget: dict[str, Any] | None = None,
         secrets: tuple[str, ...] = (),
         **deadlines: float,
     ) -> AwsProject:
-        """Write targets.yaml and the script; ``launch`` adds to how machines are launched."""
-        row = {"image": {"ami": ami or self.server.ami}}
+        """Write targets.yaml and the script; ``image`` is what its machines start from, instead of
+        an ``ami``; ``launch`` adds to how machines are launched, and
+        ``deadlines`` to the limits."""
+        row = {"image": image or {"ami": ami or self.server.ami}}
         content = {
             "schema": 1,
+            "budget": budget or {},
             "defaults": {
                 "attempts": attempts,
                 "destinations": list(destinations),
@@ -68,6 +77,26 @@ class AwsProject(Project):
     def up(self, *arguments: str, **environ: str) -> Done:
         """Run ``build up`` for the one target."""
         return self.at_standin("up", TARGET, *arguments, **environ)
+
+    @contextlib.contextmanager
+    def at_the_word(self, word: str, act: Callable[[], object]) -> Iterator[None]:
+        """During the block, do something once the script says a word (empty: once there is a
+        machine)."""
+
+        def wait() -> None:
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                logs = list(self.folder.glob(f"runs/*/{TARGET}/log.txt"))
+                said = any(f" {word}\n" in log.read_text() for log in logs)
+                if said if word else self.server.alive():
+                    act()
+                    return
+                time.sleep(0.02)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        yield
+        thread.join(timeout=10)
 
     def launched(self) -> list[dict[str, Any]]:
         """Every machine that was ever launched for this project, in no order."""

@@ -3,9 +3,8 @@ launched, and nothing left; or exit 5, the machine named, and nothing left after
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +52,21 @@ def ends(project: AwsProject, status: int, *, launched: int, left: bool = False)
     assert bool(project.server.left()) == left, done.words
     if not left:
         project.assert_nothing_left()
+
+
+def test_over_the_budget_nothing_is_asked(project: AwsProject) -> None:
+    """The plan says what it would cost, and why `up` refuses; AWS hears nothing."""
+    project.write(budget={"max_hourly_usd": 0.01})
+    planned = project.at_standin("plan", TARGET)
+    assert planned.status == 0, planned.words
+    assert "about 0.05" in planned.stdout
+    assert "`build up` refuses this" in planned.stdout
+    asked = sum(project.server.shown()["actions"].values())
+    done = project.up()
+    assert done.status == 2, done.words
+    assert "budget.max_hourly_usd is 0.01" in done.stderr
+    assert sum(project.server.shown()["actions"].values()) == asked
+    assert project.runs == []
 
 
 def test_a_full_zone_is_left_for_the_next(project: AwsProject) -> None:
@@ -133,6 +147,9 @@ def test_a_reclaimed_machine_is_replaced(project: AwsProject) -> None:
     with ending_a_machine(project, "waiting"):
         ends(project, 0, launched=2)
     assert sorted(each["spot"] for each in project.launched()) == [False, True]
+    first, second = project.row()["used"]
+    assert first["what"].endswith(", spot"), "both were paid for, and the report says so"
+    assert second["usd"] > 0
     assert "SpotInstanceTermination" in project.log(TARGET) + str(project.report())
 
 
@@ -158,7 +175,7 @@ def test_a_machine_that_dies_is_the_environments_fault(
 def test_an_api_that_is_gone_for_a_while_is_waited_for(project: AwsProject) -> None:
     """A machine that works goes on working, and is terminated when AWS answers again."""
     project.write(script=f"{SCRIPT}echo waiting\nsleep 1\n")
-    with at_the_word(project, "waiting", lambda: project.server.fault("*", status=503, seconds=5)):
+    with project.at_the_word("waiting", lambda: project.server.fault("*", status=503, seconds=5)):
         ends(project, 0, launched=1)
 
 
@@ -182,16 +199,32 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(project: AwsProject
     project.write(script=WAITS)
     arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
     with project.started(*arguments) as child:
-        until_event(child, "waiting")
+        until_event(child, '"waiting"')
         child.terminate()
         assert child.wait(timeout=60) == 143
     assert project.server.left() == []
     with project.started(*arguments) as child:
-        until_event(child, "waiting")
+        until_event(child, '"waiting"')
         spared = project.at_standin("sweep", "--provider", "aws")
         assert "spared" in spared.stdout
         child.kill()
     assert len(project.server.alive()) == 1
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def test_the_timer_in_the_user_data_ends_a_machine_without_us(project: AwsProject) -> None:
+    """Nobody sweeps, and no orchestrator lives: the machine powers off at its limit, and that
+    terminates it. What cost nothing goes with the next sweep."""
+    project.write(script=WAITS, boot_s=9, transfer_s=2, provision_s=2, collect_s=2, destroy_s=2)
+    arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
+    with project.started(*arguments) as child:
+        until_event(child, '"waiting"')
+        child.kill()
+    assert len(project.server.alive()) == 1
+    until(lambda: not project.server.alive(), limit_s=30)
     swept = project.build("sweep")
     assert swept.status == 0, swept.words
     assert project.server.left() == []
@@ -216,36 +249,11 @@ def test_one_question_is_asked_for_all_machines(project: AwsProject) -> None:
     assert project.server.left() == []
 
 
-# --- at the right moment ------------------------------------------------------------------------
+def ending_a_machine(project: AwsProject, word: str) -> contextlib.AbstractContextManager[None]:
+    """Take the machine back once the script says a word (empty: once there is a machine)."""
 
-
-class at_the_word:
-    """Do something once the log of the run says a word (empty: once there is a machine)."""
-
-    def __init__(self, project: AwsProject, word: str, act: Callable[[], object]) -> None:
-        self._project, self._word, self._act = project, word, act
-        self._thread = threading.Thread(target=self._wait, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(timeout=10)
-
-    def _wait(self) -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            logs = list(self._project.folder.glob(f"runs/*/{TARGET}/log.txt"))
-            said = any(f" {self._word}\n" in log.read_text() for log in logs)
-            if said if self._word else self._project.server.alive():
-                self._act()
-                return
-            time.sleep(0.02)
-
-
-def ending_a_machine(project: AwsProject, word: str) -> at_the_word:
     def end() -> None:
         until(project.server.alive)
         project.server.reclaim(project.server.alive()[0])
 
-    return at_the_word(project, word, end)
+    return project.at_the_word(word, end)

@@ -141,3 +141,54 @@ def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:
 
     assert checked.stderr == ""
     assert list(customer.states()) == expected
+
+
+PLUGIN = """\
+# Stands in for the plugin vagrant-aws: its name, and the settings of its 0.7.2 that we use.
+class AwsConfig < Vagrant.plugin("2", :config)
+  attr_accessor :ami, :instance_type, :region, :availability_zone, :subnet_id,
+    :associate_public_ip, :keypair_name, :security_groups, :ssh_host_attribute,
+    :terminate_on_shutdown, :tags
+
+  def validate(_machine)
+    {"AWS" => ami.to_s.empty? ? ["no image"] : []}
+  end
+end
+
+class AwsProvider < Vagrant.plugin("2", :provider)
+  def initialize(_machine); end
+
+  def state
+    Vagrant::MachineState.new(:not_created, "not created", "")
+  end
+end
+
+class AwsPlugin < Vagrant.plugin("2")
+  name "vagrant-aws"
+  config(:aws, :provider) { AwsConfig }
+  provider(:aws) { AwsProvider }
+end
+
+load "CHECKOUT/vagrant/Vagrantfile"
+"""
+
+
+def test_who_has_the_plugin_for_aws_has_its_machines(tmp_path: Path) -> None:
+    """The blocks for it are read by Vagrant, and reach the plugin; without it they are not there
+    (the test above)."""
+    require("vagrant", "ruby")
+    folder = tmp_path / "project"
+    (folder / "vagrant").mkdir(parents=True)
+    (folder / "vagrant/Vagrantfile").write_text(PLUGIN.replace("CHECKOUT", str(CHECKOUT)))
+    customer = Customer(folder, tmp_path)
+    assert "no image" in customer.vagrant("validate", status=1)
+    customer.environment["AWS_AMI"] = "ami-12345678"
+    customer.vagrant("validate")
+    targets = json.loads(Customer(CHECKOUT, tmp_path).build("list", "--json"))
+    expected = [
+        row["name"]
+        for row in targets
+        if row["provider"] == "aws" or through_vagrant(row["provider"])
+    ]
+
+    assert list(customer.states()) == expected

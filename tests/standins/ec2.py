@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import io
 import json
 import os
@@ -37,6 +38,9 @@ from typing import Any
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
+OWNER = "123456789012"
+PARAMETER = "/images/sshd-standin"
+"""A parameter of Systems Manager that holds the id of the older image."""
 PORT = 2222
 REGION = "eu-west-1"
 PENDING_S = 0.2
@@ -63,6 +67,10 @@ class Ec2:
     endpoint: str
     ami: str
     """An image without a disk: an sshd of this host."""
+    older_ami: str
+    """The same, made before; both are called ``sshd-standin-*``, and belong to OWNER."""
+    arm_ami: str
+    """One that is made for another architecture."""
     machine_ami: str
     """An image that QEMU boots; empty where none was given."""
     folder: Path
@@ -89,7 +97,7 @@ class Ec2:
 
     def shown(self) -> dict[str, Any]:
         """``actions`` (name -> how often asked), ``instances`` (id -> name, state, ...), ``keys``,
-        ``groups``, ``volumes``."""
+        ``groups``, ``volumes``; ``lets_in`` (who may connect to which port)."""
         with urllib.request.urlopen(f"{self.endpoint}/standin", timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
@@ -244,16 +252,22 @@ def _refusal(fault: dict[str, Any]) -> tuple[str, Any, bytes]:
 def _backend() -> Any:
     from moto.ec2.models import ec2_backends
 
-    return ec2_backends["123456789012"][REGION]
+    return ec2_backends[OWNER][REGION]
 
 
 def _in_use(group_id: str) -> bool:
     return any(
-        group.id == group_id
+        group_id in _groups_of(instance)
         for instance in _backend().all_instances()
         if instance.state != "terminated"
-        for group in instance.security_groups
     )
+
+
+def _groups_of(instance: Any) -> list[str]:
+    """The ids of an instance's groups, however its launch has named them."""
+    found = [*instance.security_groups]
+    found += [group for nic in instance.nics.values() for group in nic.group_set]
+    return list(dict.fromkeys(group.id for group in found))
 
 
 def _everything() -> dict[str, Any]:
@@ -269,11 +283,20 @@ def _everything() -> dict[str, Any]:
                 "spot": each.lifecycle == "spot",
                 "user_data": each.script,
                 "tokens": each.metadata_options.http_tokens,
+                "subnet": each.subnet_id,
+                "public": bool(each.public_ip),
+                "groups": _groups_of(each),
             }
             for each in backend.all_instances()
         },
         "keys": list(backend.key_pairs),
         "groups": [group.name for group in groups if group.name != "default"],
+        "lets_in": [
+            f"{rule.cidr_ipv4} to {rule.from_port}"
+            for group in groups
+            for rule in group.ingress_rules
+            if rule.cidr_ipv4
+        ],
         "volumes": list(backend.volumes),
     }
 
@@ -283,6 +306,9 @@ def _remove_everything() -> None:
     for instance in backend.all_instances():
         instance.end("the end of a test")
     backend.key_pairs.clear()
+    for volume in list(backend.volumes.values()):
+        if volume.attachment is None:
+            del backend.volumes[volume.id]
     for groups in backend.groups.values():
         for group in list(groups.values()):
             if group.name != "default":
@@ -314,8 +340,14 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
             self._state = instances.InstanceState("pending", 0)
             number = next(numbers)
             self.address = f"{block}.{number // 250}.{number % 250 + 1}"
-            self.nics[0].public_ip_auto_assign = False
-            self.nics[0].public_ip = self.address
+            nic = self.nics[0]
+            nic.public_ip_auto_assign = False
+            given = [each.get("AssociatePublicIpAddress") for each in rest.get("nics") or ()]
+            if False in given:  # Then its private address is the one that answers.
+                nic.private_ip_address = self.address
+                nic.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": self.address}]
+            else:
+                nic.public_ip = self.address
             self.script = base64.b64decode(str(data)).decode() if data else ""
             self.machine: Machine | None = None
             self.ending = ""
@@ -395,6 +427,7 @@ def main() -> None:
         MotoRequestHandler,
         create_backend_app,
     )
+    from moto.ssm.models import ssm_backends
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -409,18 +442,30 @@ def main() -> None:
         return ActionResult({"InstanceId": instance.id, "Output": text})
 
     General.get_console_output = get_console_output  # type: ignore[method-assign]
-    names: list[tuple[str, Path | None]] = [("sshd-standin", None)]
-    names += [("debian-12-standin", Path(each)) for each in sys.argv[2:]]
-    amis = []
-    for name, image in names:
+    named: dict[str, Path | None] = dict.fromkeys(("sshd-standin-1", "sshd-standin-2", "arm-1"))
+    if sys.argv[2:]:
+        named["debian-12-standin"] = Path(sys.argv[2])
+    amis = {}
+    for number, (name, image) in enumerate(named.items()):
         ami = _backend().register_image(name, "standin")
-        ami.architecture, ami.root_device_name = "x86_64", "/dev/xvda"
+        ami.architecture = "arm64" if name.startswith("arm") else "x86_64"
+        ami.root_device_name = "/dev/xvda"
+        ami.creation_date = datetime.datetime(2026, 11, 1 + number, tzinfo=datetime.UTC)
         images[ami.id] = image
-        amis.append(ami.id)
+        amis[name] = ami.id
+    ssm_backends[OWNER][REGION].put_parameter(
+        PARAMETER, "", amis["sshd-standin-1"], "String", "", "", True, [], "text", "Standard", ""
+    )
     server = make_server("127.0.0.1", 0, standin, True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    said = {"endpoint": address, "ami": amis[0], "machine_ami": amis[1] if amis[1:] else ""}
+    said = {
+        "endpoint": address,
+        "ami": amis["sshd-standin-2"],
+        "older_ami": amis["sshd-standin-1"],
+        "arm_ami": amis["arm-1"],
+        "machine_ami": amis.get("debian-12-standin", ""),
+    }
     print(json.dumps(said), flush=True)
     sys.stdin.read()
     with standin.lock:

@@ -152,7 +152,7 @@ MISTAKES = [
     ("schema: 1", "schema: 2", "1:9: schema",
      "2 is not known here; it must be 1"),
     ("schema: 1", "schema: 1\npublish: no", "2:1: publish",
-     ("unknown key; it can be default_provider, defaults, distros, recipes, schema, "
+     ("unknown key; it can be budget, default_provider, defaults, distros, recipes, schema, "
      "vagrant_providers")),
     ("schema: 1", "schema: 1\ndefault_provider: qmeu", "2:19: default_provider",
      "unknown provider qmeu, did you mean qemu?"),
@@ -407,7 +407,7 @@ def test_targets_that_join_to_one_name_are_told(tmp_path: Path) -> None:
             b"- a",
             (
                 "1:1: targets.yaml: wants a mapping of schema, default_provider, defaults, "
-                "vagrant_providers, "
+                "budget, vagrant_providers, "
                 "distros, recipes, not a list"
             ),
         ),

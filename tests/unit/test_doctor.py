@@ -130,3 +130,14 @@ def test_there_is_always_room_for_one_machine(monkeypatch: pytest.MonkeyPatch) -
     assert default_jobs([Size(memory_mib=1024), Size(memory_mib=6144)]) == 1
     assert default_jobs([Size(memory_mib=1 << 20)]) == 1
     assert default_jobs([]) == min(cores, 6)
+
+
+def test_windows_on_aws_is_refused_before_anything_is_paid_for(host: Path) -> None:
+    """Nothing of ours talks to it there yet."""
+    plan = plan_of(host, "debian_bookworm_fake")
+    (build,) = plan.builds
+    distro = dataclasses.replace(build.target.distro, windows=True)
+    target = dataclasses.replace(build.target, provider="aws", distro=distro)
+    windows = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
+    with pytest.raises(HostNotReady, match="this is Windows"):
+        require(windows)

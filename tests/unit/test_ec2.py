@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import MachineLeaked
 from build_orchestrator.machine.contract import MachineRequest
-from build_orchestrator.machine.ec2 import launch, leftovers
+from build_orchestrator.machine.ec2 import launch, leftovers, permissions
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
@@ -271,3 +271,11 @@ def test_nothing_secret_is_rendered() -> None:
     assert set(files) == {"launch.json", "user-data.sh"}
     assert json.loads(files["launch.json"])["ImageId"] == "ami-1"
     assert not re.search("PRIVATE KEY|AKIA|SECRET", "".join(files.values()))
+
+
+def test_the_how_to_shows_the_smallest_policy() -> None:
+    """As `build doctor --provider aws` prints it."""
+    text = (Path(__file__).parents[2] / "docs/how-to/aws.md").read_text()
+    shown = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert shown == permissions.policy(parameters=False)
+    assert "ssm:GetParameter" in permissions.actions_of(permissions.policy(parameters=True))

@@ -20,13 +20,13 @@ PACKAGE = ROOT / "build_orchestrator"
 
 # Lowest first: a room imports only rooms above it in this list.
 ROOMS = [
-    "errors", "model", "configuration", "plan", "render", "sources", "packager", "inputs", "events",
-    "deadline", "masking", "command", "locks", "cache", "journal", "transport", "machine",
+    "errors", "costs", "model", "configuration", "plan", "render", "sources", "packager", "inputs",
+    "events", "deadline", "masking", "command", "locks", "cache", "journal", "transport", "machine",
     "image", "provision", "evidence", "collect", "attest", "publish", "pipeline", "sweep",
     "doctor", "history", "sinks", "scaffold", "report", "agent", "cli", "__main__",
 ]  # fmt: skip
 
-PURE = {"errors", "model", "plan", "render", "report", "masking"}
+PURE = {"errors", "costs", "model", "plan", "render", "report", "masking"}
 EFFECTS = {
     "asyncio", "fcntl", "getpass", "glob", "http", "importlib", "io", "locale", "multiprocessing",
     "os", "pathlib", "platform", "pwd", "random", "secrets", "select", "selectors", "shutil",

@@ -9,6 +9,7 @@ import pytest
 
 from build_orchestrator.configuration import load
 from build_orchestrator.errors import ConfigurationError, UsageError
+from build_orchestrator.image import lock
 from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.machine.vagrant.template import template_of
 from build_orchestrator.model import Size
@@ -57,7 +58,9 @@ def project(tmp_path: Path) -> Path:
 def rendered(project: Path) -> str:
     configuration = load(project, providers=frozenset(PROVIDERS))
     recipe = configuration.recipes["small"]
-    return committed(template_of(project), configuration.targets.values(), recipe, 1)
+    known = lock.read(project)
+    targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
+    return committed(template_of(project), targets, recipe, 1)
 
 
 def test_every_target_of_vagrants_is_there_in_order(project: Path) -> None:
@@ -70,6 +73,35 @@ def test_every_target_of_vagrants_is_there_in_order(project: Path) -> None:
         "debian_bookworm_hyperv",
         "windows_2022_virtualbox",
     ]
+
+
+def test_machines_of_aws_are_for_holders_of_its_plugin(project: Path) -> None:
+    """With the locked image, the address that resolves everywhere, and nothing secret."""
+    row = """      aws:
+        image: {ami_name: "debian-12-*", ami_owner: self}
+        launch: {region: eu-west-1, user: admin, instance_types: [t3.small, t3.large]}
+"""
+    path = project / "targets.yaml"
+    path.write_text(path.read_text().replace("      libvirt:", f"{row}      libvirt:"))
+    plain = rendered(project)
+    assert "provider.ami = ENV.fetch(\"AWS_AMI\", '')" in plain
+    lock.write(
+        project,
+        [
+            lock.Locked(
+                image="self/debian-12-*", region="eu-west-1", arch="x86_64", ami="ami-12345678"
+            )
+        ],
+    )
+    text = rendered(project)
+
+    assert text.count("  end if aws\n") == text.count("provider 'aws'") == 1
+    assert "provider.ami = ENV.fetch(\"AWS_AMI\", 'ami-12345678')" in text
+    assert "provider.instance_type = 't3.small'" in text
+    assert "provider.region = 'eu-west-1'" in text
+    assert "provider.ssh_host_attribute = :public_ip_address" in text
+    assert "m.ssh.username = 'admin'" in text
+    assert "secret" not in text.lower()
 
 
 def test_a_machine_has_its_boxs_disk_unless_its_own_row_says_otherwise(project: Path) -> None:
@@ -129,7 +161,9 @@ def test_the_committed_file_is_current() -> None:
     """`build render --write` writes it again."""
     configuration = load(ROOT, providers=frozenset(PROVIDERS))
     recipe = configuration.recipes[configuration.default_recipe]
-    text = committed(template_of(ROOT), configuration.targets.values(), recipe, 1704067200)
+    known = lock.read(ROOT)
+    targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
+    text = committed(template_of(ROOT), targets, recipe, 1704067200)
 
     assert (ROOT / "vagrant/Vagrantfile").read_text() == text
 

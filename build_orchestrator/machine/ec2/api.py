@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -113,6 +113,7 @@ class Api:
         self.launcher = self._client("ec2", 1)
         self._ahead_s = 0.0
         self._roots: dict[str, Root] = {}
+        self._architectures: dict[str, tuple[str, ...]] = {}
 
     def _client(self, service: str, attempts: int) -> Any:
         """A client, without its types: those of EC2 alone would take mypy a minute."""
@@ -134,6 +135,11 @@ class Api:
     def ssm(self) -> Any:
         """Where AWS publishes the ids of images."""
         return self._client("ssm", ATTEMPTS)
+
+    @property
+    def sts(self) -> Any:
+        """Whose credentials these are."""
+        return self._client("sts", ATTEMPTS)
 
     # --- the clock ------------------------------------------------------------------------------
 
@@ -191,6 +197,19 @@ class Api:
             ]
             self._roots[ami] = Root(device=device, size_gib=max(sizes, default=1))
         return self._roots[ami]
+
+    def architectures(self, kinds: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The architectures of each type of machine, in AWS's words; each type is asked for once.
+
+        Raises what botocore raises: there is no such type in this region, above all.
+        """
+        kinds = tuple(dict.fromkeys(kinds))
+        if missing := [kind for kind in kinds if kind not in self._architectures]:
+            answer = self.ec2.describe_instance_types(InstanceTypes=missing)
+            for each in answer.get("InstanceTypes", ()):
+                has = tuple(each.get("ProcessorInfo", {}).get("SupportedArchitectures", ()))
+                self._architectures[each["InstanceType"]] = has
+        return {kind: self._architectures[kind] for kind in kinds if self._architectures.get(kind)}
 
     def console(self, instance_id: str) -> str:
         """What a machine has printed so far; empty where AWS has nothing yet, or will not say."""

@@ -175,7 +175,7 @@ class Boot:
         seen = self._running(machine)
         ssh = machine.ssh
         ssh.host = self._address(seen)
-        details = {**machine.identity.details, "address": ssh.host}
+        details = {**machine.identity.details, "address": ssh.host, "zone": seen.zone}
         machine.identity = dataclasses.replace(machine.identity, details=details)
         self.identified(machine.identity)
         self._knock(machine)

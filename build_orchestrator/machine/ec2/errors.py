@@ -56,6 +56,8 @@ ADVICE = {
     "DefaultVpcDoesNotExist": "The region has no default network: set launch.subnet_id.",
     "InvalidAMIID.NotFound": "Images belong to one region: correct image or launch.region.",
     "InvalidAMIID.Malformed": "Correct image.ami in targets.yaml.",
+    "InvalidInstanceType": "The region has no such type: correct launch.instance_types.",
+    "ParameterNotFound": "Correct image.ami_parameter in targets.yaml.",
     "InvalidSubnetID.NotFound": "Correct launch.subnet_id in targets.yaml.",
     **dict.fromkeys(
         QUOTA, "Ask AWS for a higher quota, or give fewer --jobs or smaller launch.instance_types."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.machine.ec2.api import Api, api_of, persist
-from build_orchestrator.machine.ec2.launch import ARCHITECTURES
+from build_orchestrator.machine.ec2.launch import ARCHITECTURES, kinds_of
 from build_orchestrator.model import Image, ImageSource
 
 PATIENCE_S = 60.0
@@ -17,55 +18,87 @@ def find(
     source: ImageSource,
     *,
     arch: str,
-    region: str,
-    endpoint: str,
+    where: Mapping[str, str],
     deadline: Deadline,
     cancel: Cancel,
 ) -> Image:
-    """The image, as it is now.
-
-    Raises:
-        EnvironmentFailure: there is none, or it is made for another architecture.
-    """
-    api = api_of(region, endpoint)
-    wanted = source.ami or source.ami_parameter or f"{source.ami_owner}/{source.ami_name}"
-
-    def ask() -> dict[str, Any]:
-        return _found(api, source)
-
-    # Nothing has been started yet, so an AWS that does not answer is no reason to wait for long.
-    patience = Deadline(deadline.stage, min(PATIENCE_S, deadline.remaining_s))
-    image = persist(ask, f"image {wanted}", deadline=patience, cancel=cancel)
-    if not image:
-        raise EnvironmentFailure(
-            f"image {wanted}: {region} has none",
-            resolution="Correct image in targets.yaml; ids and names belong to one region.",
-        )
-    if image.get("Architecture", arch) != ARCHITECTURES[arch]:
-        raise EnvironmentFailure(
-            f"image {wanted} is made for {image['Architecture']}, and the distro for {arch}",
-            resolution="Correct image or arch in targets.yaml.",
-        )
+    """The image, as it is now; see ``look_up``."""
+    image = look_up(source, arch=arch, where=where, deadline=deadline, cancel=cancel)
     name = f" ({image['Name']})" if image.get("Name") else ""
     return Image(source=f"{image['ImageId']}{name}", sha256="", disk=image["ImageId"])
+
+
+def look_up(
+    source: ImageSource,
+    *,
+    arch: str,
+    where: Mapping[str, str],
+    deadline: Deadline,
+    cancel: Cancel,
+) -> dict[str, Any]:
+    """What AWS says of the image: ``ImageId``, ``Name``, ``CreationDate`` and more.
+
+    Args:
+        where: ``region`` and ``endpoint``; and ``instance_types``, which must be able to start it.
+
+    Raises:
+        EnvironmentFailure: there is none, or it is made for another architecture than the distro's
+            or than that of a type of machine.
+    """
+    api = api_of(where["region"], where.get("endpoint", ""))
+    wanted = source.ami or source.ami_parameter or f"{source.ami_owner}/{source.ami_name}"
+    # Nothing has been started yet, so an AWS that does not answer is no reason to wait for long.
+    patience = Deadline(deadline.stage, min(PATIENCE_S, deadline.remaining_s))
+    image = persist(
+        lambda: _found(api, source), f"image {wanted}", deadline=patience, cancel=cancel
+    )
+    if not image:
+        is_locked = source.ami and (source.ami_name or source.ami_parameter)
+        raise EnvironmentFailure(
+            f"image {wanted}: {api.region} has none",
+            resolution="It was withdrawn, or made private: `build lock` takes the newest."
+            if is_locked
+            else "Correct image in targets.yaml; ids and names belong to one region.",
+        )
+    made_for = image.get("Architecture", ARCHITECTURES[arch])
+    if made_for != ARCHITECTURES[arch]:
+        raise EnvironmentFailure(
+            f"image {wanted} is made for {made_for}, and the distro for {arch}",
+            resolution="Correct image or arch in targets.yaml.",
+        )
+    known = persist(
+        lambda: api.architectures(kinds_of(where)),
+        "types of machine",
+        deadline=patience,
+        cancel=cancel,
+    )
+    for kind, has in known.items():
+        if made_for not in has:
+            raise EnvironmentFailure(
+                f"image {wanted} is made for {made_for}, and {kind} is a machine of "
+                f"{' or '.join(has)}",
+                resolution="Correct launch.instance_types in targets.yaml.",
+            )
+    return image
 
 
 def _found(api: Api, source: ImageSource) -> dict[str, Any]:
     """What AWS says of the image; empty where there is none."""
     ami = source.ami
-    if source.ami_parameter:
+    if source.ami_parameter and not ami:
         ami = api.ssm.get_parameter(Name=source.ami_parameter)["Parameter"]["Value"]
     if ami:
-        images = api.ec2.describe_images(ImageIds=[ami]).get("Images", [])
+        # By filter, since an id that is not there is an error, and an empty answer says it as well.
+        wanted: dict[str, Any] = {"Filters": [{"Name": "image-id", "Values": [ami]}]}
     else:
-        images = api.ec2.describe_images(
-            Owners=[source.ami_owner],
-            IncludeDeprecated=True,  # As all public images are after two years.
-            Filters=[
+        wanted = {
+            "Owners": [source.ami_owner],
+            "Filters": [
                 {"Name": "name", "Values": [source.ami_name]},
                 {"Name": "state", "Values": ["available"]},
             ],
-        ).get("Images", [])
+        }
+    images = api.ec2.describe_images(IncludeDeprecated=True, **wanted).get("Images", [])
     newest: dict[str, Any] = max(
         images, key=lambda image: image.get("CreationDate", ""), default={}
     )

@@ -68,15 +68,19 @@ def words(options: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(options.get(name, "").split())
 
 
+def kinds_of(options: Mapping[str, str]) -> tuple[str, ...]:
+    """The types of machine that a target is launched as, best first."""
+    return words(options, "instance_types") or (INSTANCE_TYPES,)
+
+
 def places(options: Mapping[str, str]) -> tuple[Place, ...]:
     """Where a machine may be launched, best first. Spot comes before on demand."""
-    types = words(options, "instance_types") or (INSTANCE_TYPES,)
     zones = words(options, "zones") or ("",)
     markets = (True, False) if options.get("spot") == "true" else (False,)
     return tuple(
         Place(zone=zone, instance_type=kind, spot=spot)
         for spot in markets
-        for kind in types
+        for kind in kinds_of(options)
         for zone in zones
     )
 
@@ -221,6 +225,7 @@ class Seen:
     """pending, running, stopping, stopped, shutting-down or terminated."""
     public_address: str
     private_address: str
+    zone: str
     reason_code: str
     """Why it changed its state, such as ``Server.SpotInstanceTermination``."""
     reason: str
@@ -245,6 +250,7 @@ def seen(instance: Mapping[str, Any]) -> Seen:
         state=instance["State"]["Name"],
         public_address=instance.get("PublicIpAddress") or "",
         private_address=instance.get("PrivateIpAddress") or "",
+        zone=(instance.get("Placement") or {}).get("AvailabilityZone") or "",
         reason_code=reason.get("Code") or "",
         reason=reason.get("Message") or reason.get("Code") or "",
         launched_at=launched.timestamp(),

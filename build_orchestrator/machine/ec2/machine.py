@@ -34,7 +34,8 @@ from build_orchestrator.transport.ssh import Ssh
 SHOWN_S = 300.0
 """For so long AWS may not show yet what it has made."""
 LOOK_S = 2.0
-CONSOLE_S = 20.0
+LEARNS_S = 5.0
+LEARN_PAUSE_S = 0.5
 
 
 class Ec2Machine:
@@ -115,13 +116,22 @@ class Ec2Machine:
         try:
             yield
         except MachineLost as error:
-            if self.alive() or self._ended is None:
+            if not self._is_known_to_have_ended() or self._ended is None:
                 raise
             self.save_console()
             raise MachineLost(
                 f"the machine has ended: {self._ended.reason or self._ended.state}",
                 details=error.details,
             ) from error
+
+    def _is_known_to_have_ended(self) -> bool:
+        """Whether AWS says so, which it may a little later than our connection does."""
+        until = time.monotonic() + LEARNS_S
+        while self.alive():
+            if time.monotonic() > until:
+                return False
+            NEVER.sleep(LEARN_PAUSE_S)
+        return True
 
     # --- its state ------------------------------------------------------------------------------
 

@@ -1,0 +1,170 @@
+"""Networks of one's own, the old name of a secret, and what is swept beside machines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3.session
+import pytest
+
+from tests.conftest import require
+from tests.contract.projects import SCRIPT
+from tests.real.aws_projects import TARGET, AwsProject
+from tests.standins.ec2 import CREDENTIALS, PORT, REGION, Ec2, ec2_server
+
+KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + b"A" * 43
+WAITS = f"{SCRIPT}echo waiting\nsleep 2\n"
+PLANTED = "planted-secret-of-a-recipe-0815"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Ec2]:
+    require("sshd", "unshare", "ssh", "ssh-keygen")
+    with ec2_server() as server:
+        yield server
+
+
+@pytest.fixture
+def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
+    made = AwsProject(tmp_path / "home", server)
+    yield made
+    made.end()
+    server.reset()
+
+
+@pytest.fixture
+def ec2(server: Ec2) -> Any:
+    """The API, as somebody else uses it."""
+    session = boto3.session.Session(
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    )
+    return session.client("ec2", region_name=REGION, endpoint_url=server.endpoint)
+
+
+def seen_while_it_waits(project: AwsProject) -> list[dict[str, Any]]:
+    """What AWS shows while the script of the one build runs; the build then ends well."""
+    shown: list[dict[str, Any]] = []
+    with project.at_the_word("waiting", lambda: shown.append(project.server.shown())):
+        done = project.up()
+    assert done.status == 0, done.words
+    assert shown, "the script was seen to wait"
+    return shown
+
+
+def test_a_subnet_of_ones_own(project: AwsProject, ec2: Any) -> None:
+    """The machine is launched there, and the group is made in its network."""
+    network = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=network, CidrBlock="10.9.1.0/24")["Subnet"]["SubnetId"]
+    project.write(launch={"subnet_id": subnet}, script=WAITS)
+    seen_while_it_waits(project)
+    (machine,) = project.launched()
+    assert (machine["subnet"], machine["public"]) == (subnet, True)
+    assert project.server.left() == []
+
+
+def test_a_private_address_and_a_range_that_may_connect(project: AwsProject) -> None:
+    """No public address is given; we connect to the private one, and the group lets it in."""
+    project.write(launch={"address": "private", "allow_from": "127.0.0.0/8"}, script=WAITS)
+    (shown,) = seen_while_it_waits(project)
+    (machine,) = project.launched()
+    assert machine["public"] is False
+    assert shown["lets_in"] == [f"127.0.0.0/8 to {PORT}"]
+
+
+def test_by_default_this_host_alone_may_connect(project: AwsProject) -> None:
+    """One address, one port, and no group is left open after it."""
+    project.write(script=WAITS)
+    (shown,) = seen_while_it_waits(project)
+    assert shown["lets_in"] == [f"127.0.0.1/32 to {PORT}"]
+    assert project.server.shown()["lets_in"] == []
+
+
+def test_a_group_of_ones_own_is_used_and_left_alone(project: AwsProject, ec2: Any) -> None:
+    """None is made, and nothing of somebody else's is changed or removed."""
+    own = ec2.create_security_group(GroupName="own", Description="of somebody else")["GroupId"]
+    project.write(launch={"security_group_id": own}, script=WAITS)
+    (shown,) = seen_while_it_waits(project)
+    assert shown["groups"] == ["own"]
+    (machine,) = project.launched()
+    assert machine["groups"] == [own]
+    assert project.server.shown()["groups"] == ["own"]
+    assert project.server.shown()["lets_in"] == []
+
+
+def test_disks_and_keys_without_a_machine_are_swept(project: AwsProject, ec2: Any) -> None:
+    """Those of ours, when their orchestrator has been silent for long enough; no other's."""
+    tags = {"build-orchestrator:run": "ab" * 16, "build-orchestrator:heartbeat": "1"}
+    ours = [{"Key": key, "Value": value} for key, value in tags.items()]
+
+    def volume(*tags: dict[str, str]) -> str:
+        kind = [{"ResourceType": "volume", "Tags": list(tags)}] if tags else []
+        made = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1, TagSpecifications=kind)
+        return str(made["VolumeId"])
+
+    theirs, left = volume(), volume(*ours)
+    fresh = {"Key": "build-orchestrator:heartbeat", "Value": str(int(time.time()))}
+    other = {"Key": "build-orchestrator:run", "Value": "cd" * 16}
+    living = volume(other, fresh)
+    ec2.import_key_pair(
+        KeyName=f"bo-{'ab' * 16}",
+        PublicKeyMaterial=KEY,
+        TagSpecifications=[{"ResourceType": "key-pair", "Tags": ours}],
+    )
+    listed = project.at_standin("sweep", "--provider", "aws", "--dry-run")
+    assert f"found      bo-{'ab' * 16}" in listed.stdout
+    assert left in project.server.shown()["volumes"]
+    swept = project.at_standin("sweep", "--provider", "aws")
+    assert swept.status == 0, swept.words
+    assert f"spared     bo-{'cd' * 16}" in swept.stdout
+    shown = project.server.shown()
+    assert set(shown["volumes"]) == {theirs, living}
+    assert shown["keys"] == []
+
+
+def test_the_old_name_of_the_secret_key_is_taken_with_a_warning(project: AwsProject) -> None:
+    """And is never shown; beside the proper name it counts for nothing."""
+    secret = project.environ.pop("AWS_SECRET_ACCESS_KEY")
+    without = project.at_standin("up", TARGET)
+    assert without.status == 4, without.words
+    assert "AWS_SECRET_ACCESS_KEY" in without.stderr
+    done = project.at_standin("sweep", "--provider", "aws", AWS_ACCESS_KEY=secret)
+    assert done.status == 0, done.words
+    assert "call it AWS_SECRET_ACCESS_KEY" in done.stderr
+    assert secret not in done.words
+    both = project.at_standin(
+        "sweep", "--provider", "aws", AWS_ACCESS_KEY="another", AWS_SECRET_ACCESS_KEY=secret
+    )
+    assert "AWS_ACCESS_KEY" not in both.stderr
+
+
+def test_no_secret_is_an_argument_or_lies_in_a_file(project: AwsProject) -> None:
+    """Not while the script runs, anywhere on this host: its processes are listed, and every file of
+    the run and of the state folder is read."""
+    project.write(script=f'[ "${{#TOKEN}}" = {len(PLANTED)} ] && {WAITS}', secrets=("TOKEN",))
+    secrets = [PLANTED.encode(), CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()]
+    found: list[str] = []
+
+    def look() -> None:
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            found.extend(_holding(place, secrets))
+        for place in [*project.run.rglob("*"), *project.state.rglob("*")]:
+            found.extend(_holding(place, secrets))
+        found.append("looked")
+
+    with project.at_the_word("waiting", look):
+        done = project.up(TOKEN=PLANTED)
+    assert done.status == 0, done.words
+    assert found == ["looked"]
+    assert PLANTED not in done.words
+
+
+def _holding(place: Path, secrets: list[bytes]) -> list[str]:
+    try:
+        content = place.read_bytes() if place.is_file() else b""
+    except OSError:  # It has ended meanwhile.
+        return []
+    return [str(place) for secret in secrets if secret in content]
