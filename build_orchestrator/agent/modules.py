@@ -44,11 +44,18 @@ def asked_for(config: Config) -> list[tuple[str, str]]:
     """Name and source of everything; what is false or excluded comes, if at all, as a dependency.
 
     Raises:
-        PackagerError: no agent is asked for, neither as a whole nor by its modules.
+        PackagerError: no agent is asked for, neither as a whole nor by its modules; or by a word
+            that a package index would take for the name of something else.
     """
     agent = config.cloudify_agent_module or config.cloudify_agent_version
     if re.match(r"\d[\w.+-]*$", agent) or not config.cloudify_agent_module:
         agent = AGENT_ARCHIVE.format(agent) if agent else ""
+    elif re.match(r"[\w.-]+$", agent) and not _is_path(agent) and agent.replace("_", "-") != AGENT:
+        raise PackagerError(
+            Code.MISSING_CLOUDIFY_AGENT_CONFIG,
+            f"cloudify_agent_module: {agent} is no address, path or version",
+            resolution=f"Write ./{agent} for a file or folder beside the file that names it.",
+        )
     # The agent is last in the order of the original, which installed one after the other.
     asked = [(name, source) for name, source in config.core_modules.items() if source]
     if not agent and not asked:

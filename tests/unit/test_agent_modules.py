@@ -48,16 +48,25 @@ def test_an_agent_of_nothing_has_a_number_of_its_own() -> None:
         assert raised.value.code == Code.MISSING_CLOUDIFY_AGENT_CONFIG
 
 
+@pytest.mark.parametrize("word", ["src", "agent_7"])
+def test_an_agent_is_not_looked_up_by_a_bare_word(word: str) -> None:
+    """A folder of that name was meant; an index may know something else by it."""
+    with pytest.raises(PackagerError, match=f"cloudify_agent_module: {word} is no") as raised:
+        agent_of(cloudify_agent_module=word)
+    assert f"./{word}" in str(raised.value.resolution)
+    assert agent_of(cloudify_agent_module="cloudify_agent") == "cloudify_agent"
+
+
 def test_what_is_false_or_excluded_is_not_asked_for() -> None:
     """It comes, if at all, as a dependency; names become those of distributions; agent is last."""
     config = Config(
-        cloudify_agent_module="src",
+        cloudify_agent_module="./src",
         core_plugins={"cloudify_script_plugin": False, "cloudify_diamond_plugin": "exclude"},
         additional_modules=("f==2",),
         additional_plugins={"d_e": "d-e==1"},
     )
 
-    assert asked_for(config) == [("d-e", "d-e==1"), ("", "f==2"), ("cloudify-agent", "src")]
+    assert asked_for(config) == [("d-e", "d-e==1"), ("", "f==2"), ("cloudify-agent", "./src")]
     assert list(excluded(config)) == ["cloudify-diamond-plugin"]
 
 
