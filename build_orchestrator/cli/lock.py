@@ -46,11 +46,13 @@ def lock(
       build lock --dry-run        has anything newer come?
     """
     from build_orchestrator.image import lock as locks
+    from build_orchestrator.machine.ec2.api import check_credentials
 
     take_old_name(lambda text: say(text, err=True))
     configuration = configuration_of(ctx)
     before = locks.read(configuration.project)
     wanted = _wanted(configuration, selectors)
+    check_credentials()
     found: dict[Key, Locked] = {}
     failed: list[str] = []
     for (name, region, _), targets in wanted.items():
