@@ -8,7 +8,7 @@ LOCK_FLAGS ?=
 # Commands of the host, not packages: setup/host-packages knows which package has them.
 AGENT_COMMANDS := venv qemu-system-x86_64 qemu-img ssh ssh-keygen mmdebstrap mke2fs newuidmap fakeroot
 VAGRANT_COMMANDS := vagrant vagrant-libvirt ruby libvirtd virsh dnsmasq rsync
-TEST_COMMANDS := $(AGENT_COMMANDS) $(VAGRANT_COMMANDS) git shellcheck sshd wine64
+TEST_COMMANDS := $(AGENT_COMMANDS) $(VAGRANT_COMMANDS) packer debugfs git shellcheck sshd wine64
 
 # What is installed is stamped, so that a second call has nothing to do.
 INSTALLED := $(VENV)/installed
@@ -67,7 +67,7 @@ types: $(INSTALLED_DEV) ## Check types: mypy, strict
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 build_orchestrator/agent
 
-schema: $(INSTALLED) ## Write what is generated: schema and reference pages, vagrant/Vagrantfile
+schema: $(INSTALLED) ## Write what is generated: schema and reference pages, vagrant/Vagrantfile, packer/
 	$(BIN)/python -m build_orchestrator.configuration.schema >docs/reference/targets.schema.json
 	$(BIN)/python -m build_orchestrator.configuration.reference >docs/reference/targets-yaml.md
 	$(BIN)/python -m build_orchestrator.cli.reference >docs/reference/commands.md

@@ -15,6 +15,9 @@ from pathlib import Path
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.locks import cache_home, locked, private_folder, try_lock
 
+FULL_BYTES = 4 << 20
+"""A file system with less than this left is full."""
+
 
 def entry(
     kind: str,
@@ -50,9 +53,15 @@ def entry(
     return place
 
 
+def place_of(kind: str, key: str) -> Path | None:
+    """An entry's folder, where it is there already."""
+    place = cache_home() / kind / key
+    return place if place.is_dir() else None
+
+
 def is_cached(kind: str, key: str) -> bool:
     """Whether an entry is there already."""
-    return (cache_home() / kind / key).is_dir()
+    return place_of(kind, key) is not None
 
 
 def drop(kind: str, key: str) -> None:
@@ -65,6 +74,11 @@ def drop(kind: str, key: str) -> None:
         shutil.rmtree(shelf / key, ignore_errors=True)
     finally:
         lock.release()
+
+
+def disk_is_full(folder: Path) -> bool:
+    """Whether the file system of a folder has no room left for anything sensible."""
+    return shutil.disk_usage(folder).free < FULL_BYTES
 
 
 def _sweep_unfinished(shelf: Path, key: str) -> None:

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    HostNotReady,
+    Interrupted,
+)
 
 CHUNK = 1 << 16
 TAIL_BYTES = 8192
@@ -65,6 +70,7 @@ def run(
     stderr: Consumer | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    grace_s: float = 0.0,
 ) -> Finished:
     """Run a child to its end.
 
@@ -72,6 +78,7 @@ def run(
         stdin: bytes, or chunks that are pulled as fast as the child reads them.
         stdout, stderr: called with each chunk as it arrives; without a consumer stdout is
             collected, and of stderr the end is.
+        grace_s: how long a child that is not wanted any more may tidy up: it gets SIGINT first.
 
     Raises:
         DeadlineExceeded, Interrupted: the child's whole group was killed first.
@@ -91,6 +98,9 @@ def run(
     try:
         _pump(child, stdin, stdout or collected.extend, keep_tail, deadline, cancel)
         _wait(child, deadline, cancel)
+    except (DeadlineExceeded, Interrupted):
+        _interrupt(child, stdout or collected.extend, keep_tail, grace_s)
+        raise
     finally:
         status = kill_group(child)
     return Finished(
@@ -150,6 +160,18 @@ def kill_group(child: subprocess.Popen[bytes]) -> int:
     return status
 
 
+def _interrupt(child: Child, stdout: Consumer, stderr: Consumer, grace_s: float) -> None:
+    """Ask a child to end, and hear what it says until it has ended or its grace is over."""
+    if not grace_s:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGINT)
+    grace = Deadline("grace", grace_s)
+    with contextlib.suppress(DeadlineExceeded):
+        _pump(child, b"", stdout, stderr, grace, NEVER)
+        _wait(child, grace, NEVER)
+
+
 def _pump(
     child: subprocess.Popen[bytes],
     stdin: bytes | Iterable[bytes],
@@ -167,8 +189,9 @@ def _pump(
         for stream, consumer in ((child.stdout, stdout), (child.stderr, stderr)):
             os.set_blocking(stream.fileno(), False)
             selector.register(stream, selectors.EVENT_READ, consumer)
-        os.set_blocking(child.stdin.fileno(), False)
-        selector.register(child.stdin, selectors.EVENT_WRITE)
+        if not child.stdin.closed:
+            os.set_blocking(child.stdin.fileno(), False)
+            selector.register(child.stdin, selectors.EVENT_WRITE)
         outputs = 2
         while outputs:
             ready = selector.select(deadline.remaining_s)

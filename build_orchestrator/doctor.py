@@ -16,6 +16,7 @@ from pathlib import Path
 from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
+from build_orchestrator.image import packer
 from build_orchestrator.locks import cache_home, state_home
 from build_orchestrator.machine.contract import Cloud
 from build_orchestrator.machine.vagrant import ready
@@ -34,6 +35,7 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
     "newuidmap": "uidmap",
     "fakeroot": "fakeroot",
     "timeout": "coreutils",
@@ -74,6 +76,7 @@ def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
     yield _accelerator(probe, cancel)
     yield _mirror()
     yield from _vagrants(ready.present())
+    yield _packer(tuple(packer.NEEDED))
 
 
 def examine_aws(cloud: Cloud, targets: Sequence[Target]) -> Iterator[Check]:
@@ -111,9 +114,18 @@ def working_providers(checks: Sequence[Check]) -> tuple[str, ...]:
     )
 
 
-def require(plan: Plan) -> None:
-    """Raise HostNotReady with everything that this plan lacks on this host."""
-    _refuse([check for check in _needed(plan) if not check.ok])
+def require(plan: Plan, *, baking: bool = False) -> None:
+    """Raise HostNotReady with everything that this plan lacks on this host.
+
+    Args:
+        baking: whether Packer makes images for it.
+    """
+    checks = [*_needed(plan)]
+    providers = dict.fromkeys(each.target.provider for each in plan.builds if each.flavour)
+    if baking and providers:
+        checks.append(_packer(tuple(providers)))
+        checks += _commands("bake images", ("debugfs", "timeout"), packer.TOOL)
+    _refuse([check for check in checks if not check.ok])
 
 
 def require_image_tools() -> None:
@@ -300,6 +312,18 @@ def _mirror() -> Check:
             remedy="Images cannot be made until it does; those in the cache work.",
             provider="qemu",
         )
+
+
+def _packer(providers: Sequence[str]) -> Check:
+    """Whether a Packer is here that can bake images for these providers."""
+    try:
+        finding = f"Packer {packer.require(providers)}"
+    except HostNotReady as error:
+        words = f"{error.brief}; needed to bake images"
+        return Check(
+            name=packer.TOOL, ok=False, finding=words, remedy=error.resolution, provider=packer.TOOL
+        )
+    return Check(name=packer.TOOL, ok=True, finding=finding, provider=packer.TOOL)
 
 
 def _vagrants(providers: Iterable[str]) -> Iterator[Check]:

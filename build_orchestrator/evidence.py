@@ -5,10 +5,10 @@ The rules are asked in order; the first that fires stands in the report under it
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.machine.contract import Machine
@@ -43,7 +43,7 @@ def judge(machine: Machine, status: int, *, state_folder: Path, cancel: Cancel) 
     if not machine.alive():
         return Verdict(True, "machine-dead", "the machine is not alive any more")
     try:
-        full = shutil.disk_usage(state_folder).free < FULL_KIB << 10
+        full = cache.disk_is_full(state_folder)
     except OSError as error:
         return Verdict(True, "host", f"this host failed us: {error}")
     if full:

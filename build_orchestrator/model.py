@@ -1,7 +1,6 @@
 """The nouns of the product: frozen values, units in their names, no behaviour that has effects.
 
-Everything here is built from str, int, float, bool, tuples, mappings and other nouns, so that a
-plan is printable data and ``decode(encode(plan)) == plan``.
+All of it is built from plain values and other nouns: ``decode(encode(plan)) == plan``.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Keep(enum.StrEnum):
     ALWAYS = "always"
 
 
-OWN_PROVIDERS = frozenset({"aws", "fake", "qemu"})
+OWN_PROVIDERS = frozenset({"aws", "fake", "packer", "qemu"})
 """Providers that we drive ourselves; every other name means a provider of Vagrant's."""
 
 
@@ -80,8 +79,7 @@ def through_vagrant(provider: str) -> bool:
 class ImageSource:
     """What a machine starts from, as declared.
 
-    A disk: exactly one of bootstrap, url, path is set. A Vagrant box: bootstrap, or box with its
-    version, or box with the url or path of the file that it is in.
+    A disk: one of bootstrap, url, path. A box: bootstrap, or box with its version, url or path.
     """
 
     bootstrap: str = ""
@@ -185,6 +183,17 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flavour:
+    """What a baked image holds beyond its base image."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...] = ()
+    distros: tuple[str, ...] = ()
+    max_age_s: float = 30 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What is built."""
 
@@ -203,6 +212,7 @@ class Recipe:
     """Names of host variables that reach the script, and nothing else."""
     requirements_lock: str = ""
     """Path of a committed lock of what the script installs; without it no key can match."""
+    flavour: str = ""
     pass_host_trust: bool = False
     """Hand the host's CA bundle, proxies and package index settings to the script."""
 
@@ -238,11 +248,10 @@ class Image:
     sha256: str
     """Of the disk."""
     disk: str
-    """Path on this host, or the provider's own id."""
+    """Path on this host, the provider's own id, or the name of a Vagrant box."""
     kernel: str = ""
     initrd: str = ""
     version: str = ""
-    """Of a Vagrant box, whose name is ``disk``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,8 +266,8 @@ class Build:
     environment: Mapping[str, str]
     """The script's variables, without secrets and without host trust."""
     host_trust: Mapping[str, str] = field(default_factory=dict)
-    """What pass_host_trust hands over: variable -> value, or ``file:<host path>`` for a CA bundle.
-    Credentials inside proxy or index addresses are not here; they travel as secrets."""
+    """What pass_host_trust hands over; credentials in an address are not here, but secrets."""
+    flavour: Flavour | None = None
     image: Image | None = None
     """None in a plan that is only printed; resolved by ``up`` before anything boots."""
     inputs: tuple[Input, ...] = ()
@@ -266,8 +275,7 @@ class Build:
     key: str = ""
     """64 hex digits over the inputs; resolved with the image."""
     folder: str = ""
-    """Where below each destination the artifacts go: ``<VERSION>/<PRERELEASE>-build``, or
-    ``dev/<first 12 of the key>``, which is known only with the key."""
+    """Where below a destination: ``<VERSION>/<PRERELEASE>-build``, or ``dev/<12 of the key>``."""
     hourly_usd: Mapping[str, float] = field(default_factory=dict)
     """What its machine costs, by type of machine, where it is paid for and that is known."""
 

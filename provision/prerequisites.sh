@@ -1,8 +1,9 @@
 #!/bin/sh
 # What a machine needs before an agent can be built in it; installs only what is missing.
 #
-# Run alone (Packer does, to bake it into an image) it installs everything. provision.sh sources it
-# with PREREQUISITES_DEFINE_ONLY set, which only defines the functions. It depends on no other file.
+# Run alone (Packer does, to bake it into an image) it installs everything, and BAKE_PACKAGES beside
+# it. provision.sh sources it with PREREQUISITES_DEFINE_ONLY set, which only defines the functions. It
+# depends on no other file.
 #
 # Exit status 75 means that a package source did not answer; anything else non-zero is a failure
 # that trying again will not cure.
@@ -320,4 +321,8 @@ install_prerequisites() {
     tools_present || install_tools
 }
 
-[ -n "${PREREQUISITES_DEFINE_ONLY:-}" ] || install_prerequisites
+if [ -z "${PREREQUISITES_DEFINE_ONLY:-}" ]; then
+    install_prerequisites
+    # shellcheck disable=SC2086  # a list of package names
+    [ -z "${BAKE_PACKAGES:-}" ] || ensure_packages $BAKE_PACKAGES
+fi

@@ -25,9 +25,9 @@ REAL_TIMEOUT_S = 900
 UNFIT = "this host cannot run it"
 
 PROVIDED = frozenset({
-    "dnsmasq", "fakeroot", "git", "libvirtd", "mke2fs", "mmdebstrap", "newuidmap", "qemu-img",
-    "qemu-system-x86_64", "rsync", "ruby", "shellcheck", "ssh", "ssh-keygen", "sshd", "vagrant",
-    "vagrant-libvirt", "virsh", "wine64",
+    "debugfs", "dnsmasq", "fakeroot", "git", "libvirtd", "mke2fs", "mmdebstrap", "newuidmap",
+    "packer", "qemu-img", "qemu-system-x86_64", "rsync", "ruby", "shellcheck", "ssh", "ssh-keygen",
+    "sshd", "vagrant", "vagrant-libvirt", "virsh", "wine64",
 })  # fmt: skip
 """What ``make test`` installs: a host that lacks one of these is no excuse."""
 

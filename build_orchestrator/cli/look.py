@@ -11,8 +11,10 @@ import click
 
 from build_orchestrator.cli.project import configuration_of, plan_of, plan_options, provider_maker
 from build_orchestrator.errors import UsageError
+from build_orchestrator.render.packerfile import path_of
 
 if TYPE_CHECKING:
+    from build_orchestrator.configuration import Configuration
     from build_orchestrator.costs import Estimate
     from build_orchestrator.model import Build, Image, Plan, Target
 
@@ -166,7 +168,9 @@ def _facts(build: Build) -> list[tuple[str, str]]:
     help="Write the files here, in a folder for each target, instead of printing them",
 )
 @click.option(
-    "--write", is_flag=True, help="Write the project's committed files: vagrant/Vagrantfile"
+    "--write",
+    is_flag=True,
+    help="Write the project's committed files: vagrant/Vagrantfile, packer/*/packerfile.json",
 )
 @click.option("--check", is_flag=True, help="See that the committed files are what --write makes")
 @click.pass_context
@@ -182,7 +186,7 @@ def render(
     """Show the files that builds are made with: the machine's start and the script's environment.
 
     With --write or --check it is about the files that are committed for people who have only
-    Vagrant; they hold every target, so no SELECTOR is given.
+    Vagrant or Packer; they hold every target, so no SELECTOR is given.
 
     \b
     Examples:
@@ -213,33 +217,59 @@ def render(
 
 def _committed(ctx: click.Context, *, write: bool) -> None:
     """Write the committed files, or raise UsageError where one is not what would be written."""
-    from build_orchestrator.image import lock
-    from build_orchestrator.machine.vagrant.template import template_of
-    from build_orchestrator.plan import SOURCE_DATE_EPOCH
-    from build_orchestrator.render.vagrantfile import COMMITTED, committed
-
     configuration = configuration_of(ctx)
-    known = lock.read(configuration.project)
-    text = committed(
-        template_of(configuration.project),
-        [lock.with_lock(target, known) for target in configuration.targets.values()],
-        configuration.recipes[configuration.default_recipe],
-        SOURCE_DATE_EPOCH,
-    )
-    path = configuration.project / COMMITTED
-    try:
-        same = path.exists() and path.read_text() == text
-        if write and not same:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', error)}") from error
-    if not write and not same:
+    texts = _texts(configuration)
+    strangers = [
+        path
+        for path in configuration.project.glob(path_of("*"))
+        if str(path.relative_to(configuration.project)) not in texts
+    ]
+    wrong = [str(path) for path in strangers]
+    for name, text in texts.items():
+        path = configuration.project / name
+        try:
+            same = path.exists() and path.read_text() == text
+            if write and not same:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: {getattr(error, 'strerror', error)}") from error
+        if write or same:
+            click.echo(f"{path}: {'current' if same else 'written'}")
+        else:
+            wrong.append(str(path))
+    if write:
+        for path in strangers:
+            path.unlink()
+            click.echo(f"{path}: removed")
+    elif wrong:
+        count = "is" if len(wrong) == 1 else "are"
         raise UsageError(
-            f"{path} is not what targets.yaml makes of it",
+            f"{', '.join(wrong)} {count} not what targets.yaml makes of it",
             resolution="`build render --write` writes it again; then commit it.",
         )
-    click.echo(f"{path}: {'current' if same else 'written'}")
+
+
+def _texts(configuration: Configuration) -> dict[str, str]:
+    """The committed files: path in the project -> what targets.yaml makes of it."""
+    from build_orchestrator.image import lock
+    from build_orchestrator.image.bake_inputs import rendered
+    from build_orchestrator.machine.vagrant.template import template_of
+    from build_orchestrator.plan import SOURCE_DATE_EPOCH
+    from build_orchestrator.render.packerfile import can_be_baked
+    from build_orchestrator.render.vagrantfile import COMMITTED, committed
+
+    project = configuration.project
+    known = lock.read(project)
+    targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
+    recipe = configuration.recipes[configuration.default_recipe]
+    texts = {COMMITTED: committed(template_of(project), targets, recipe, SOURCE_DATE_EPOCH)}
+    for distro in configuration.distros:
+        of_it = [each for each in targets if each.distro.name == distro and can_be_baked(each)]
+        flavours = [each for each in configuration.flavours.values() if distro in each.distros]
+        if of_it and flavours:
+            texts[path_of(distro)] = rendered(project, of_it, flavours)
+    return texts
 
 
 def _image(target: Target) -> Image:

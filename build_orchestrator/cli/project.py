@@ -19,7 +19,7 @@ from build_orchestrator.machine import PROVIDERS
 
 if TYPE_CHECKING:
     from build_orchestrator.machine.contract import Cloud, Notify, Provider
-    from build_orchestrator.model import Plan
+    from build_orchestrator.model import Build, Plan
 
 RUNS = "runs"
 
@@ -87,8 +87,36 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
         provision_s=options["timeout"],
         source_date_epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH"), SOURCE_DATE_EPOCH),
     )
-    made = locked(placed(made, options["aws_endpoint"] or ""))
+    with_images = flavoured(made, configuration, options.get("flavour") or "")
+    made = locked(placed(with_images, options["aws_endpoint"] or ""))
     return priced(made, configuration.budget)
+
+
+def flavoured(plan: Plan, configuration: Configuration, name: str) -> Plan:
+    """The plan with the flavour of baked image for each build that can have it.
+
+    Args:
+        name: of the flavour; empty for the recipe's own.
+
+    Raises:
+        UsageError: there is no such flavour.
+    """
+    import dataclasses
+
+    from build_orchestrator.configuration.findings import did_you_mean
+    from build_orchestrator.render.packerfile import can_be_baked
+
+    if name and name not in configuration.flavours:
+        near = did_you_mean(name, configuration.flavours)
+        raise UsageError(f"unknown flavour {name}{near}")
+
+    def having_it(build: Build) -> Build:
+        found = configuration.flavours.get(name or build.recipe.flavour)
+        if not found or build.target.distro.name not in found.distros:
+            return build
+        return dataclasses.replace(build, flavour=found) if can_be_baked(build.target) else build
+
+    return dataclasses.replace(plan, builds=tuple(having_it(build) for build in plan.builds))
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:

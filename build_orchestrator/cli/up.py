@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from build_orchestrator.deadline import Cancel
     from build_orchestrator.events import Observer
     from build_orchestrator.model import Plan, Report, Result
-    from build_orchestrator.pipeline.run import Settings
+    from build_orchestrator.pipeline.run import Settings, StartFrom
+    from build_orchestrator.pipeline.schedule import Story
     from build_orchestrator.sinks import Tail
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,6 +49,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.option("--fail-fast/--keep-going", default=False, help="Stop all others when one fails")
 @click.option("--cold", is_flag=True, help="Boot from power-on, without a saved first start")
+@click.option("--bake", is_flag=True, help="Bake the images first that are missing or stale")
+@click.option("--no-bake", is_flag=True, help="Start from the base image, baked or not")
+@click.option("--require-baked", is_flag=True, help="Exit 3 where no baked image is fresh")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop")
 @click.option(
     "--s3-endpoint", metavar="URL", help="Another S3 than AWS's own  [env: AWS_ENDPOINT_URL_S3]"
@@ -74,33 +78,71 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
       build up 'debian_*_qemu' -j2 --publish-to s3://releases/agents
       VERSION=7.1.0 PRERELEASE=m1 build up 'debian_*'
       build up debian_trixie --keep on-failure     then: build ssh debian_trixie_qemu
+      build up debian_bookworm --bake
 
     \b
     Exit codes: 0 built and published; 1 a build failed; 2 usage or configuration;
     3 the environment failed, try again; 4 this host is not ready; 5 a machine may still be alive.
     """
     from build_orchestrator import doctor
+    from build_orchestrator.model import Keep
+    from build_orchestrator.pipeline.run import Settings
+    from build_orchestrator.pipeline.schedule import BUILDING
     from build_orchestrator.publish import check
 
     take_old_name(lambda text: say(text, err=True))
+    start_from = _start_from(options)
     plan = plan_of(ctx, selectors, options)
     # One address that is not Amazon's serves all of AWS, unless S3 has its own.
     options["s3_endpoint"] = options["s3_endpoint"] or options["aws_endpoint"]
-    secrets = _secrets(plan)
-    runs = Path(plan.project) / RUNS
-    _check_writable("--junit", options["junit"], runs)
-    if options["events"] not in {None, "-"}:
-        _check_writable("--events", Path(options["events"]), runs)
+    secrets = secrets_of(plan)
+    check_files(plan, options)
     if options["dry_run"]:
         from build_orchestrator.cli.look import show_plan
 
         show_plan(plan)
         return 0
     check_budget(plan)
-    doctor.require(plan)
+    doctor.require(plan, baking=options["bake"])
     destinations = {place: None for build in plan.builds for place in build.recipe.destinations}
     check(tuple(destinations), project=Path(plan.project), s3_endpoint=options["s3_endpoint"])
-    return _Up(plan, secrets, options).go()
+    settings = Settings(
+        keep=Keep(options["keep"]),
+        keep_for_s=options["keep_for"],
+        cold=options["cold"],
+        fail_fast=options["fail_fast"],
+        start_from=start_from,
+        s3_endpoint=options["s3_endpoint"],
+    )
+    return Invocation(plan, secrets, settings, BUILDING, options).go()
+
+
+def _start_from(options: dict[str, Any]) -> StartFrom:
+    """Which image builds start from.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    from build_orchestrator.pipeline.run import StartFrom
+
+    meanings = {
+        "bake": StartFrom.BAKED_NOW,
+        "no_bake": StartFrom.BASE,
+        "require_baked": StartFrom.BAKED_ONLY,
+    }
+    given = [name for name in meanings if options[name]]
+    if len(given) > 1:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{names} contradict each other; give one of them")
+    return meanings[given[0]] if given else StartFrom.BAKED
+
+
+def check_files(plan: Plan, options: dict[str, Any]) -> None:
+    """Raise UsageError where --junit or --events cannot be written."""
+    runs = Path(plan.project) / RUNS
+    _check_writable("--junit", options["junit"], runs)
+    if options["events"] not in {None, "-"}:
+        _check_writable("--events", Path(options["events"]), runs)
 
 
 def _check_writable(option: str, path: Path | None, runs: Path) -> None:
@@ -115,7 +157,7 @@ def _check_writable(option: str, path: Path | None, runs: Path) -> None:
         raise UsageError(f"{option} {path}: this user may not write it")
 
 
-def _secrets(plan: Plan) -> dict[str, str]:
+def secrets_of(plan: Plan) -> dict[str, str]:
     """Every secret of the plan, by name.
 
     Raises:
@@ -134,12 +176,22 @@ def _secrets(plan: Plan) -> dict[str, str]:
     return secrets
 
 
-class _Up:
+class Invocation:
     """One run, from its folder to its report."""
 
-    def __init__(self, plan: Plan, secrets: dict[str, str], options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        secrets: dict[str, str],
+        settings: Settings,
+        story: Story,
+        options: dict[str, Any],
+    ) -> None:
+        """``options``: events, junit, verbose and quiet, as the command line has them."""
         self._plan = plan
         self._secrets = secrets
+        self._settings = settings
+        self._story = story
         self._options = options
         self._folder = Path(plan.project) / RUNS / plan.run_id
 
@@ -197,26 +249,14 @@ class _Up:
                 journal=journal,
                 observer=observer,
                 cancel=cancel,
-                settings=self._settings(),
+                settings=self._settings,
                 provider=provider_maker(lambda text: observer(events.Note(text=text))),
                 secrets=self._secrets,
                 masker=Masker(self._secrets.values()),
             )
-            return run_plan(run), run.bugs
+            return run_plan(run, self._story), run.bugs
         finally:
             journal.close()
-
-    def _settings(self) -> Settings:
-        from build_orchestrator.model import Keep
-        from build_orchestrator.pipeline.run import Settings
-
-        return Settings(
-            keep=Keep(self._options["keep"]),
-            keep_for_s=self._options["keep_for"],
-            cold=self._options["cold"],
-            fail_fast=self._options["fail_fast"],
-            s3_endpoint=self._options["s3_endpoint"],
-        )
 
     def _sweep(self, observer: Observer) -> None:
         """What a killed run left on this host goes before anything new comes."""

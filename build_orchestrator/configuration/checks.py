@@ -9,6 +9,7 @@ from build_orchestrator.configuration.findings import Findings, Place, did_you_m
 from build_orchestrator.configuration.rows import (
     DefaultsRow,
     DistroRow,
+    FlavourRow,
     ImageRow,
     LaunchRow,
     OutputRow,
@@ -58,8 +59,13 @@ def check(
     for name, distro in file.distros.items():
         _check_distro(name, distro, findings, providers)
         _check_joined(name, distro, findings, targets)
+    for name, flavour in file.flavours.items():
+        _check_flavour(flavour, file.distros, findings, ("flavours", name), project)
     for name, recipe in file.recipes.items():
         _check_recipe(recipe, findings, ("recipes", name), project)
+        if recipe.flavour and recipe.flavour not in file.flavours:
+            near = did_you_mean(recipe.flavour, file.flavours)
+            findings.add(("recipes", name, "flavour"), f"unknown flavour {recipe.flavour}{near}")
 
 
 def _check_distro(
@@ -235,6 +241,22 @@ def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: 
             findings.add(here, f"{name} is listed twice")
         if name and name in recipe.environment:
             findings.add(here, f"{name} stands in environment too")
+
+
+def _check_flavour(
+    flavour: FlavourRow,
+    distros: Mapping[str, DistroRow],
+    findings: Findings,
+    place: Place,
+    project: Path,
+) -> None:
+    _check_path(flavour.script, findings, (*place, "script"), project, kind="file")
+    for position, name in enumerate(flavour.distros):
+        here: Place = (*place, "distros", position)
+        if name not in distros:
+            findings.add(here, f"unknown distro {name}{did_you_mean(name, distros)}")
+        elif distros[name].windows:
+            findings.add(here, f"{name} is Windows, of which no image is baked")
 
 
 def _check_outputs(outputs: tuple[OutputRow, ...], findings: Findings, place: Place) -> None:

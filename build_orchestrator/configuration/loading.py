@@ -15,6 +15,7 @@ from build_orchestrator.configuration.rows import (
     BudgetRow,
     DefaultsRow,
     DistroRow,
+    FlavourRow,
     ImageRow,
     LaunchRow,
     RecipeRow,
@@ -28,6 +29,7 @@ from build_orchestrator.errors import UsageError
 from build_orchestrator.model import (
     Deadlines,
     Distro,
+    Flavour,
     ImageSource,
     Output,
     Recipe,
@@ -55,6 +57,7 @@ class Configuration:
     default_provider: str
     """The provider of selectors that name none."""
     budget: Budget = field(default_factory=Budget)
+    flavours: Mapping[str, Flavour] = field(default_factory=dict)
 
 
 def find_project(start: Path) -> Path:
@@ -125,6 +128,7 @@ def _configuration(rows: TargetsFile, project: Path, default_provider: str) -> C
         distros=distros,
         targets=targets,
         recipes={name: _recipe(name, row, defaults, project) for name, row in rows.recipes.items()},
+        flavours={name: _flavour(name, row, rows, defaults) for name, row in rows.flavours.items()},
         default_recipe=defaults.recipe,
         default_provider=default_provider,
         budget=Budget(**vars(rows.budget or BudgetRow())),
@@ -201,6 +205,18 @@ def _image(row: ImageRow) -> ImageSource:
     return ImageSource(**given)
 
 
+def _flavour(name: str, row: FlavourRow, rows: TargetsFile, defaults: DefaultsRow) -> Flavour:
+    every = (name for name, distro in rows.distros.items() if not distro.windows)
+    unit_s = {"h": 3600, "d": 86400}[defaults.max_image_age[-1]]
+    return Flavour(
+        name=name,
+        script=row.script,
+        packages=row.packages,
+        distros=row.distros or tuple(every),
+        max_age_s=int(defaults.max_image_age[:-1]) * unit_s,
+    )
+
+
 def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> Recipe:
     own = row.destinations
     return Recipe(
@@ -213,6 +229,7 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> 
         environment=row.environment,
         secrets=tuple(_secret(entry, project) for entry in row.secrets),
         requirements_lock=row.requirements_lock,
+        flavour=row.flavour,
         pass_host_trust=row.pass_host_trust,
     )
 

@@ -13,6 +13,7 @@ from build_orchestrator.configuration.rows import (
     DeadlinesRow,
     DefaultsRow,
     DistroRow,
+    FlavourRow,
     ImageRow,
     LaunchRow,
     OutputRow,
@@ -67,6 +68,11 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
     ),
     ("deadlines", DeadlinesRow, ""),
     ("ssh", SshRow, f"Algorithms only: `{'`, `'.join(SSH_OPTIONS)}`."),
+    (
+        "flavours.NAME",
+        FlavourRow,
+        "What it is for: [bake images](../how-to/bake-images.md).",
+    ),
     (
         "recipes.NAME",
         RecipeRow,

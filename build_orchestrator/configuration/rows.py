@@ -204,6 +204,22 @@ class DistroRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlavourRow:
+    """What `build bake` puts into an image, so that no build has to."""
+
+    script: str = entry("The script that installs it; inside the project.", filled=True)
+    packages: tuple[str, ...] = entry(
+        "Packages of the distribution; the script finds them in `$BAKE_PACKAGES`.",
+        default=(),
+        pattern="[A-Za-z0-9][A-Za-z0-9.+_-]*",
+        wanted="a package's name",
+    )
+    distros: tuple[str, ...] = entry(
+        "The distros that have it.", default=(), without="all but Windows"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputRow:
     """A file that the script must leave in `$BUILD_OUTPUT`."""
 
@@ -253,6 +269,11 @@ class RecipeRow:
         default="",
         without="never up to date: always built",
     )
+    flavour: str = entry(
+        "Which baked image its machines start from, where `build bake` has made one.",
+        default="",
+        without="always the base image",
+    )
     pass_host_trust: bool = entry(
         "Hand the host's CA bundle, proxies and package index settings to the script.",
         default=False,
@@ -273,6 +294,12 @@ class DefaultsRow:
         maximum=10,
     )
     launch: LaunchRow | None = entry("How machines of `aws` are launched.", default=None)
+    max_image_age: str = entry(
+        "How old a baked image may become, in hours or days.",
+        default="30d",
+        pattern="[1-9][0-9]{0,3}[hd]",
+        wanted="a number with h or d, such as 30d",
+    )
     destinations: tuple[str, ...] = entry(
         "Where artifacts are published: folders, or `s3://bucket/prefix`.", default=("dist/",)
     )
@@ -301,6 +328,12 @@ class TargetsFile:
         names=NAME,
         names_wanted="lower-case letters and digits joined by single _",
         filled=True,
+    )
+    flavours: Mapping[str, FlavourRow] = entry(
+        "What baked images hold, by name.",
+        default={},
+        names=RECIPE_NAME,
+        names_wanted="lower-case letters and digits joined by single _ or -",
     )
     recipes: Mapping[str, RecipeRow] = entry(
         "The recipes by name.",

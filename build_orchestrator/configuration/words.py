@@ -28,7 +28,8 @@ RESERVED = ("BUILD", "VERSION", "PRERELEASE", "SOURCE_DATE_EPOCH")
 """Variables that the tool itself gives to the script (all of those prefixes too)."""
 
 RUN_FILES = frozenset({
-    "log.txt", "console.txt", "environment.sh", "launch.json", "machine.sh", "partial",
+    "log.txt", "console.txt", "environment.sh", "launch.json", "machine.sh", "packerfile.json",
+    "partial",
     "user-data.sh", "Vagrantfile",
 })  # fmt: skip
 """What lies beside the artifacts in ``runs/<run id>/<target>/``."""

@@ -56,6 +56,24 @@ def resolve(
     return Image(source="none", sha256="", disk="")
 
 
+def known(source: ImageSource, *, provider: str) -> Image | None:
+    """The image as far as it can be told without making, fetching or asking for anything; None
+    where this host does not have it."""
+    if source.bootstrap and through_vagrant(provider):
+        from build_orchestrator.image.box import made_box
+
+        box = made_box(source.bootstrap, provider)
+        return Image(source="", sha256=box.sha256, disk="") if box else None
+    if source.bootstrap:
+        from build_orchestrator.image.bootstrap import made_image
+
+        return made_image(source.bootstrap)
+    if source.sha256 or source.ami or source.version:
+        name = source.ami or f"{source.box} {source.version}"
+        return Image(source=name, sha256=source.sha256, disk=source.ami)
+    return None
+
+
 def describe(source: ImageSource) -> str:
     """The image as declared, in a few words."""
     if source.bootstrap:

@@ -56,6 +56,16 @@ def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
         _make(suite, folder, deadline, cancel, on_line)
 
     folder = cache.entry(KIND, key_of(suite), fill, deadline=deadline, cancel=cancel)
+    return _image(suite, folder)
+
+
+def made_image(suite: str) -> Image | None:
+    """The image of a suite, where the cache has it."""
+    folder = cache.place_of(KIND, key_of(suite))
+    return _image(suite, folder) if folder else None
+
+
+def _image(suite: str, folder: Path) -> Image:
     facts = json.loads((folder / "image.json").read_text())
     return Image(
         source=f"bootstrap {suite}",

@@ -103,6 +103,16 @@ def make_box(
         (folder / "box.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     folder = cache.entry(KIND, key_of(suite, provider), fill, deadline=deadline, cancel=cancel)
+    return _box(suite, provider, folder)
+
+
+def made_box(suite: str, provider: str) -> Box | None:
+    """A provider's box of a suite, where the cache has it."""
+    folder = cache.place_of(KIND, key_of(suite, provider))
+    return _box(suite, provider, folder) if folder else None
+
+
+def _box(suite: str, provider: str, folder: Path) -> Box:
     path = folder / "package.box"
     return Box(
         provider=provider,

@@ -21,7 +21,10 @@ PROVIDERS = {
 """Name -> where its class is; imported only when it is used."""
 
 
-LOCAL = tuple(name for name in PROVIDERS if name != "aws")
+BAKER = "packer"
+"""Supplies machines to Packer alone: no target has it, but a sweep knows it."""
+
+LOCAL = (*(name for name in PROVIDERS if name != "aws"), BAKER)
 """Those whose machines are on this host: a sweep may always ask them what they show."""
 
 
@@ -34,16 +37,17 @@ def make_provider(name: str, *, notify: Notify, cloud: Cloud | None = None) -> P
     Raises:
         HostNotReady: a journal tells of a provider that this version has not.
     """
-    if name not in PROVIDERS and through_vagrant(name):
+    places = {**PROVIDERS, BAKER: "build_orchestrator.machine.baker:PackerProvider"}
+    if name not in places and through_vagrant(name):
         from build_orchestrator.machine.vagrant import with_another
 
         return with_another(name, notify)
-    if name not in PROVIDERS:
+    if name not in places:
         raise HostNotReady(
             f"this version of build-orchestrator has no provider {name}",
             resolution="Use the version that booted the machine.",
         )
-    module, _, attribute = PROVIDERS[name].partition(":")
+    module, _, attribute = places[name].partition(":")
     where = {"cloud": cloud} if name == "aws" and cloud is not None else {}
     found = getattr(importlib.import_module(module), attribute)
     provider: Provider = found(notify=notify, **where)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from build_orchestrator import events
 from build_orchestrator.errors import (
@@ -35,14 +37,23 @@ from build_orchestrator.publish import publish
 LOG = "log.txt"
 
 
-def build_target(run: Run, build: Build) -> Result:
+class Try(Protocol):
+    """One try of something that is done in a machine."""
+
+    def go(self) -> tuple[Artifact, ...]: ...
+
+
+Trying = Callable[[Run, Build, Record], Try]
+
+
+def build_target(run: Run, build: Build, trying: Trying = Attempt) -> Result:
     """Do one build to its end, whatever that is. Never raises."""
     record = Record(target=build.name, observer=run.observer, meter=Meter(build.hourly_usd))
     artifacts: tuple[Artifact, ...] = ()
     published: tuple[PublishedArtifact, ...] = ()
     failure: Failure | None = None
     try:
-        artifacts = _try_until_done(run, build, record)
+        artifacts = try_until_done(run, build, record, trying)
         outcome = Outcome.BUILT
         published = _publish(run, build, artifacts, record)
         if any(row.state is not Published.YES for row in published):
@@ -85,7 +96,7 @@ def not_started(run: Run, build: Build, outcome: Outcome, failure: Failure) -> R
     return result
 
 
-def _try_until_done(run: Run, build: Build, record: Record) -> tuple[Artifact, ...]:
+def try_until_done(run: Run, build: Build, record: Record, trying: Trying) -> tuple[Artifact, ...]:
     """Try on new machines while the environment fails and the budget lasts."""
     tries = 0
     while True:
@@ -93,7 +104,7 @@ def _try_until_done(run: Run, build: Build, record: Record) -> tuple[Artifact, .
         record.attempt += 1
         record.rule = ""
         try:
-            return Attempt(run, build, record).go()
+            return trying(run, build, record).go()
         except EnvironmentFailure as error:
             # Each place is asked once before it counts as a try: nothing was started there.
             tries += not (isinstance(error, NoCapacity) and error.elsewhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,17 @@ from build_orchestrator.model import Keep, MachineFate, Plan, Stage
 from build_orchestrator.pipeline.meter import Meter
 
 
+class StartFrom(enum.StrEnum):
+    """Which image a build starts from."""
+
+    BAKED = "baked"
+    """A fresh baked one, or else the base image."""
+    BAKED_NOW = "baked now"
+    """A baked one, which is made first where there is none."""
+    BAKED_ONLY = "baked only"
+    BASE = "base"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a run is to be done; none of it changes what comes out."""
@@ -27,6 +39,9 @@ class Settings:
     keep_for_s: float = 4 * 3600
     cold: bool = False
     fail_fast: bool = False
+    start_from: StartFrom = StartFrom.BAKED
+    force: bool = False
+    """Bake also where a fresh image is there."""
     s3_endpoint: str | None = None
 
 

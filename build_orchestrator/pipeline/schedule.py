@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator import events
@@ -14,8 +16,9 @@ from build_orchestrator.inputs import inputs_of
 from build_orchestrator.machine.contract import Shares
 from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
 from build_orchestrator.pipeline.attempt import URGENT_S
+from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
 from build_orchestrator.pipeline.build import build_target, not_started
-from build_orchestrator.pipeline.images import resolve_images
+from build_orchestrator.pipeline.images import base_images, resolve_images
 from build_orchestrator.pipeline.run import Run, write_whole
 from build_orchestrator.plan import encode, freeze
 
@@ -24,11 +27,30 @@ CLOSE_S = 180.0
 """How long what a run's machines shared may take to go; the last machine must have ended first."""
 
 
-def run_plan(run: Run) -> tuple[Result, ...]:
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What is done to each build of a plan."""
+
+    images: Callable[[Run], dict[str, Image | OrchestratorError]]
+    """Target -> what its machine starts from, or why there is nothing."""
+    inputs: Callable[[Run, Build, Image], tuple[Input, ...]]
+    """What decides whether it is up to date."""
+    one: Callable[[Run, Build], Result]
+
+
+def _inputs_of_build(run: Run, build: Build, image: Image) -> tuple[Input, ...]:
+    return inputs_of(build, Path(run.plan.project), image, nonce=run.plan.run_uuid)
+
+
+BUILDING = Story(resolve_images, _inputs_of_build, build_target)
+BAKING = Story(base_images, inputs_of_bake, bake_target)
+
+
+def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
     """Do every build of the run's plan; return one row for each, in the plan's order."""
     write_whole(run.folder / PLAN, encode(run.plan))
-    images = resolve_images(run)
-    run = dataclasses.replace(run, plan=_frozen(run, images))
+    images = story.images(run)
+    run = dataclasses.replace(run, plan=_frozen(run, images, story))
     write_whole(run.folder / PLAN, encode(run.plan))
     queued = time.monotonic()
 
@@ -40,7 +62,7 @@ def run_plan(run: Run) -> tuple[Result, ...]:
             result = not_started(run, build, Outcome.ENVIRONMENT, _failure(image))
         else:
             waited = time.monotonic() - queued
-            result = build_target(run, build)
+            result = story.one(run, build)
             result = dataclasses.replace(result, stages_s={Stage.QUEUE: waited, **result.stages_s})
         if run.settings.fail_fast and result.outcome not in (Outcome.BUILT, Outcome.UNCHANGED):
             run.cancel.set(0)
@@ -63,13 +85,11 @@ def _close_providers(run: Run) -> None:
                 run.observer(events.Warned(text=text))
 
 
-def _frozen(run: Run, images: dict[str, Image | OrchestratorError]) -> Plan:
+def _frozen(run: Run, images: dict[str, Image | OrchestratorError], story: Story) -> Plan:
     """The plan with what was resolved: images, inputs, keys and folders."""
     found = {name: image for name, image in images.items() if isinstance(image, Image)}
     inputs: dict[str, tuple[Input, ...]] = {
-        build.name: inputs_of(
-            build, Path(run.plan.project), found[build.name], nonce=run.plan.run_uuid
-        )
+        build.name: story.inputs(run, build, found[build.name])
         for build in run.plan.builds
         if build.name in found
     }

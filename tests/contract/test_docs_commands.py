@@ -3,7 +3,8 @@
 A block of ``sh`` is run line by line in a scratch project with the targets of this one, and a home
 of its own. An HTML comment above it says what it needs that is not there:
 
-- ``needs: machine``: the same line is planned as it stands, then run with ``fake`` for ``qemu``.
+- ``needs: machine``: the same line is planned as it stands, then run with ``fake`` for ``qemu``;
+  ``build bake`` is run with ``--dry-run``.
 - ``needs: ssh``, ``needs: network``: its command, options and arguments are parsed.
 - ``needs: s3``: ``build up`` is planned with ``--dry-run``.
 - ``needs: aws``: the same, in some region; what only looks at the project is run as it stands.
@@ -152,8 +153,14 @@ def make_inputs(project: Path, matrix: dict[str, Any]) -> None:
             if name.endswith("/"):
                 (project / name).mkdir(parents=True, exist_ok=True)
             else:
-                (project / name).parent.mkdir(parents=True, exist_ok=True)
-                (project / name).touch()
+                _touch(project / name)
+    for flavour in matrix["flavours"].values():
+        _touch(project / flavour["script"])
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def with_fake(matrix: dict[str, Any]) -> dict[str, Any]:
@@ -221,6 +228,9 @@ def check_build(arguments: list[str], needs: str, expected: int) -> None:
             assert command is not None, f"there is no command {name}"
             context = command.make_context(name, list(arguments), parent=context)
             group = command
+        return
+    if name == "bake":
+        assert run([*arguments, "--dry-run"]) == expected
         return
     if name == "up" and needs:
         assert run([*arguments, "--dry-run"]) == 0

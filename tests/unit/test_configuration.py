@@ -152,8 +152,8 @@ MISTAKES = [
     ("schema: 1", "schema: 2", "1:9: schema",
      "2 is not known here; it must be 1"),
     ("schema: 1", "schema: 1\npublish: no", "2:1: publish",
-     ("unknown key; it can be budget, default_provider, defaults, distros, recipes, schema, "
-     "vagrant_providers")),
+     ("unknown key; it can be budget, default_provider, defaults, distros, flavours, recipes, "
+     "schema, vagrant_providers")),
     ("schema: 1", "schema: 1\ndefault_provider: qmeu", "2:19: default_provider",
      "unknown provider qmeu, did you mean qemu?"),
     ("schema: 1", "schema: 1\ndefaults: {recipe: agnet}", "2:20: defaults.recipe",
@@ -408,7 +408,7 @@ def test_targets_that_join_to_one_name_are_told(tmp_path: Path) -> None:
             (
                 "1:1: targets.yaml: wants a mapping of schema, default_provider, defaults, "
                 "budget, vagrant_providers, "
-                "distros, recipes, not a list"
+                "distros, flavours, recipes, not a list"
             ),
         ),
     ],

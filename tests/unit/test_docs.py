@@ -29,7 +29,7 @@ TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 # Other words for our nouns, which mean nothing else in these pages.
 NEVER_SAID = re.compile(
-    r"\b(platforms?|flavou?rs?|backends?|instances?|guests?|upload\w*|orphan\w*|hypervisors?|VMs)\b",
+    r"\b(platforms?|backends?|instances?|guests?|upload\w*|orphan\w*|hypervisors?|VMs)\b",
     re.IGNORECASE,
 )
 

@@ -21,7 +21,10 @@ INDEX_WORDS = (
     "archlinux", "alpinelinux", "centos", "crates", "debian", "docker", "fedoraproject", "npmjs",
     "opensuse", "pypi", "pythonhosted", "rubygems", "ubuntu",
 )  # fmt: skip
-INDEX_HOST = re.compile(rf"\b(?:{'|'.join(INDEX_WORDS)})\.(?:com|io|net|org)\b", re.IGNORECASE)
+# Debian has a package that is called docker.io.
+INDEX_HOST = re.compile(
+    rf"\b(?!docker\.io(?![/:]))(?:{'|'.join(INDEX_WORDS)})\.(?:com|io|net|org)\b", re.IGNORECASE
+)
 HOME_FOLDER = re.compile(r"(?<![\w.$}~/*-])/(?:home|Users)/[a-z_][\w-]*", re.IGNORECASE)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
-from build_orchestrator.machine.ec2.api import Api, api_of, persist
+from build_orchestrator.machine.ec2.api import Api, api_of, asking, persist
 from build_orchestrator.machine.ec2.launch import ARCHITECTURES, kinds_of
 from build_orchestrator.model import Image, ImageSource
 
@@ -103,3 +103,26 @@ def _found(api: Api, source: ImageSource) -> dict[str, Any]:
         images, key=lambda image: image.get("CreationDate", ""), default={}
     )
     return newest
+
+
+def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> None:
+    """Remove an image of ours with its snapshots. One that is gone already is fine.
+
+    Raises:
+        EnvironmentFailure: AWS does not let us, or does not answer.
+    """
+    api = api_of(region, endpoint)
+
+    def ask() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = api.ec2.describe_images(
+            Filters=[{"Name": "image-id", "Values": [ami]}]
+        ).get("Images", [])
+        return found
+
+    for image in persist(ask, f"image {ami}", deadline=deadline, cancel=cancel):
+        disks = [each.get("Ebs", {}) for each in image.get("BlockDeviceMappings", ())]
+        snapshots = [each["SnapshotId"] for each in disks if "SnapshotId" in each]
+        with asking(f"to remove image {ami}"):
+            api.ec2.deregister_image(ImageId=ami)
+            for snapshot in snapshots:
+                api.ec2.delete_snapshot(SnapshotId=snapshot)

@@ -103,7 +103,7 @@ def _make_group(
     api: Api, run_uuid: str, options: Mapping[str, str], deadline: Deadline, cancel: Cancel
 ) -> str:
     doing = "the run's security group"
-    source = _allowed(api, options)
+    source = allowed(api, options)
     port = int(options.get("port", SSH_PORT))
     name = shared_name(run_uuid)
 
@@ -164,7 +164,7 @@ def _groups(api: Api, run_uuid: str) -> list[dict[str, Any]]:
 # --- who may connect ----------------------------------------------------------------------------
 
 
-def _allowed(api: Api, options: Mapping[str, str]) -> str:
+def allowed(api: Api, options: Mapping[str, str]) -> str:
     """From where the machines may be reached: as configured, else from here alone."""
     given = options.get("allow_from", "auto")
     if given != "auto":

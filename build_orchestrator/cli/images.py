@@ -1,0 +1,330 @@
+"""``build images`` and ``build why --image``: what was baked, and whether it is fresh."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from build_orchestrator.cli.cloud import region_here
+from build_orchestrator.cli.project import configuration_of, project_of
+from build_orchestrator.cli.streams import say
+from build_orchestrator.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from build_orchestrator.configuration import Configuration
+    from build_orchestrator.image.baked import Baked, Choice
+    from build_orchestrator.model import Build, Plan, Target
+
+LOCK = "images.lock.yaml"
+REMOVED_S = 300.0
+HEADS = ("target", "flavour", "state", "age", "size", "users", "image")
+
+
+# --- build images -------------------------------------------------------------------------------
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.pass_context
+def images(ctx: click.Context, as_json: bool) -> None:
+    """Show the images that were baked on this host: age, size, state and users.
+
+    Fresh: `build up` starts from it. Stale: what it is made of has changed, or it is too old.
+    Superseded: there is a newer one of the same. Other: another project's.
+
+    \b
+    Examples:
+      build images
+      build images --json
+      build images prune --dry-run
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    rows = [_row(image, state) for image, state in _states(ctx)]
+    if as_json:
+        say(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        say("no image was baked on this host yet; `build bake TARGET` makes one")
+        return
+    table = [HEADS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(HEADS))]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        say("  ".join(cells).rstrip())
+
+
+def _row(image: Baked, state: str) -> dict[str, Any]:
+    from build_orchestrator.image.baked import to_json
+
+    return {
+        "entry": image.entry,
+        "state": state,
+        "age_s": round(image.age_s(time.time())),
+        "users": _users(image),
+        **to_json(image),
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from build_orchestrator.report.characters import duration, size
+
+    return (
+        row["target"],
+        row["flavour"],
+        row["state"],
+        duration(row["age_s"]),
+        size(row["size_bytes"]) if row["file"] else "-",
+        ", ".join(row["users"]) or "-",
+        row["ami"] or row["entry"],
+    )
+
+
+@images.command()
+@click.option("--dry-run", is_flag=True, help="List, remove nothing")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.pass_context
+def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
+    """Remove this project's images that no build starts from any more: stale and superseded ones.
+
+    Disks and boxes go from the cache, images of AWS with their snapshots from AWS. One that is
+    fresh stays, and so does one that images.lock.yaml names, or from which a living machine was
+    started.
+
+    \b
+    Examples:
+      build images prune --dry-run
+      build images prune
+    """
+    from build_orchestrator.errors import OrchestratorError
+    from build_orchestrator.image.baked import sweep_unfinished
+
+    project = project_of(ctx)
+    if not dry_run:
+        sweep_unfinished()
+    lock = project / LOCK
+    named = lock.read_text(errors="replace") if lock.is_file() else ""
+    rows, failed = [], False
+    for image, state in _states(ctx):
+        if state not in ("stale", "superseded"):
+            continue
+        reason = _spared(image, named)
+        row = {"entry": image.entry, "target": image.target, "state": "spared", "reason": reason}
+        if not reason:
+            row |= {"state": "found" if dry_run else "removed", "reason": state}
+            if not dry_run:
+                try:
+                    _remove(image)
+                except OrchestratorError as error:
+                    failed = True
+                    row |= {"state": "failed", "reason": error.brief}
+        rows.append(row)
+    if as_json:
+        say(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            say(f"{row['state']:<8} {row['target']}  {row['entry']}  ({row['reason']})")
+        if not rows:
+            say("nothing is stale or superseded")
+    return ExitCode.ENVIRONMENT if failed else ExitCode.OK
+
+
+def _spared(image: Baked, named: str) -> str:
+    """Why a stale image stays; nothing where it goes."""
+    if any(each and each in named for each in (image.ami, image.sha256)):
+        return f"{LOCK} names it"
+    if users := _users(image):
+        return f"in use by {', '.join(users)}"
+    return ""
+
+
+def _remove(image: Baked) -> None:
+    from build_orchestrator.deadline import NEVER, Deadline
+    from build_orchestrator.image import baked
+
+    if image.ami:
+        from build_orchestrator.machine.ec2.images import remove
+
+        deadline = Deadline("image", REMOVED_S, f"{image.ami} to be removed")
+        remove(
+            image.ami, region=image.region, endpoint=image.endpoint, deadline=deadline, cancel=NEVER
+        )
+    baked.remove(image)
+
+
+def _users(image: Baked) -> list[str]:
+    """The machines that are alive, as far as journals know, and were started from this image."""
+    from build_orchestrator.sweep import alive_machines
+
+    places = {str(image.folder / image.file) if image.file else image.ami}
+    return [
+        entry.identity.name
+        for entry in alive_machines(None)
+        if entry.request.get("image", {}).get("disk") in places
+        or (image.sha256 and entry.request.get("image", {}).get("sha256") == image.sha256)
+    ]
+
+
+# --- which is fresh -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """A target's image of one flavour."""
+
+    build: Build
+    choice: Choice
+    base_known: bool
+
+    def words(self) -> Iterator[str]:
+        """What a person should know of it."""
+        flavour = self.build.flavour
+        assert flavour is not None
+        if self.choice.image is not None:
+            yield f"{self.build.name}: fresh, {self.choice.image.title}"
+        elif self.choice.changes:
+            yield f"{self.build.name}: stale"
+            yield from (f"  {line}" for line in self.choice.changes)
+        else:
+            yield f"{self.build.name}: no {flavour.name} image, {self.choice.reason}"
+        if not self.base_known:
+            yield "  base image: not on this host, so it was not compared"
+
+
+def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
+    """Every image on this host, newest first, with what it is to this project."""
+    from build_orchestrator.image.baked import all_images
+
+    configuration = configuration_of(ctx)
+    project = str(configuration.project)
+    fresh = set()
+    for each in _freshness(configuration.project, _builds(configuration)):
+        if each.choice.image is not None:
+            fresh.add(each.choice.image.entry)
+    newer: set[str] = set()
+    for image in all_images():
+        if image.entry in fresh:
+            state = "fresh"
+        elif image.key in newer:
+            state = "superseded"
+        elif image.project == project:
+            state = "stale"
+        else:
+            state = "other"
+        newer.add(image.key)
+        yield image, state
+
+
+def _builds(configuration: Configuration) -> list[Build]:
+    """Each target with each flavour that can be baked for it."""
+    from build_orchestrator.model import Build, Naming
+    from build_orchestrator.render.packerfile import can_be_baked
+
+    recipe = configuration.recipes[configuration.default_recipe]
+    return [
+        Build(
+            target=_placed(target),
+            recipe=recipe,
+            naming=Naming(),
+            outputs=(),
+            environment={},
+            flavour=flavour,
+        )
+        for target in configuration.targets.values()
+        for flavour in configuration.flavours.values()
+        if can_be_baked(target) and target.distro.name in flavour.distros
+    ]
+
+
+def _placed(target: Target) -> Target:
+    """A target of aws where this host would launch it."""
+    if target.provider != "aws" or target.options.get("region"):
+        return target
+    return dataclasses.replace(target, options={**target.options, "region": region_here()})
+
+
+def _freshness(project: Path, builds: Iterable[Build]) -> Iterator[Freshness]:
+    """Whether each build has a fresh image, as far as this host can tell without fetching."""
+    from build_orchestrator.image import known
+    from build_orchestrator.image.bake_inputs import bake_inputs
+    from build_orchestrator.image.baked import choose, images_for
+
+    for build in builds:
+        base = known(build.target.image, provider=build.target.provider)
+        inputs = bake_inputs(build, project, base)
+        if base is None and (made := images_for(build)):
+            # What cannot be compared is taken to be the same, and said to be unknown.
+            was = next(each for each in made[0].inputs if each.name == "base image")
+            inputs = tuple(was if each.name == was.name else each for each in inputs)
+        yield Freshness(build, choose(build, inputs), base is not None)
+
+
+def show_freshness(plan: Plan) -> None:
+    """Say of each build of a plan whether its image is fresh, or why not."""
+    for each in _freshness(Path(plan.project), plan.builds):
+        for line in each.words():
+            say(line)
+
+
+# --- build why ----------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option(
+    "--image", "distro", required=True, metavar="DISTRO", help="Whose images, or a target's name"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.pass_context
+def why(ctx: click.Context, distro: str, as_json: bool) -> None:
+    """Say whether the images of a distro are fresh; of a stale one, what has changed since.
+
+    \b
+    Examples:
+      build why --image debian_bookworm
+      build why --image debian_bookworm_qemu --json
+    """
+    from build_orchestrator.configuration.findings import did_you_mean
+
+    configuration = configuration_of(ctx)
+    builds = [
+        build
+        for build in _builds(configuration)
+        if distro in (build.name, build.target.distro.name)
+    ]
+    if not builds:
+        names = dict.fromkeys((*configuration.distros, *configuration.targets))
+        near = did_you_mean(distro, names) if distro not in names else ""
+        raise UsageError(
+            f"no image is baked for {distro}{near}",
+            resolution="See flavours in targets.yaml: each says which distros have it.",
+        )
+    found = list(_freshness(configuration.project, builds))
+    if as_json:
+        say(json.dumps([_reason(each) for each in found], indent=2))
+        return
+    for each in found:
+        flavour = each.build.flavour
+        assert flavour is not None
+        for number, line in enumerate(each.words()):
+            say(line if number else line.replace(":", f" ({flavour.name}):", 1))
+
+
+def _reason(each: Freshness) -> dict[str, Any]:
+    flavour, image = each.build.flavour, each.choice.image
+    assert flavour is not None
+    return {
+        "target": each.build.name,
+        "flavour": flavour.name,
+        "fresh": image is not None,
+        "entry": image.entry if image else None,
+        "reason": each.choice.reason,
+        "changes": list(each.choice.changes),
+        "base_known": each.base_known,
+    }

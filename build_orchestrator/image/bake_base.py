@@ -1,0 +1,183 @@
+"""What Packer starts from, by provider: the base image, and a key that lets Packer in.
+
+The values of Packer's variables that each provider needs. None of them is a secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_orchestrator import command
+from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.image.bootable import FIRST_SECTOR, SECTOR
+from build_orchestrator.image.bootstrap import with_sbin
+from build_orchestrator.machine.qemu.accelerator import choose
+from build_orchestrator.machine.qemu.identity import Keys, host_name_of, make_keys, write_seed
+from build_orchestrator.machine.vagrant.adapter import vagrant_home
+from build_orchestrator.machine.vagrant.boxes import place_of
+from build_orchestrator.model import Build, Image
+
+AUTHORIZED = "/root/.ssh/authorized_keys"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One bake on this host."""
+
+    build: Build
+    base: Image
+    folder: Path
+    """The machine's own."""
+    name: str
+    """The machine's."""
+    run_uuid: str
+    run_id: str
+    limit_s: float
+    deadline: Deadline
+    cancel: Cancel
+
+
+def variables_of(place: Place) -> Mapping[str, str]:
+    """The values of Packer's variables for this place's provider.
+
+    Raises:
+        EnvironmentFailure, HostNotReady: the base image cannot be used.
+    """
+    prepare: dict[str, Callable[[Place], dict[str, str]]] = {
+        "qemu": _qemu,
+        "libvirt": _libvirt,
+        "virtualbox": _virtualbox,
+        "aws": _aws,
+    }
+    size, flavour = place.build.target.size, place.build.flavour
+    assert flavour is not None
+    return {
+        "output": str(place.folder / "output"),
+        "name": place.name,
+        "image_name": f"{place.build.target.distro.name}-{flavour.name}-{place.run_id}",
+        "cpus": str(size.cpus),
+        "memory_mib": str(size.memory_mib),
+        "boot_s": f"{place.build.target.deadlines.boot_s:.0f}",
+        **prepare[place.build.target.provider](place),
+    }
+
+
+def _qemu(place: Place) -> dict[str, str]:
+    """A disk whose machine takes its identity from a seed disk."""
+    keys = make_keys(place.folder, deadline=place.deadline)
+    seed = place.folder / "seed"
+    write_seed(seed, keys, host_name=host_name_of(place.name))
+    return {
+        "base_disk": place.base.disk,
+        "base_checksum": f"sha256:{place.base.sha256}",
+        "kernel": place.base.kernel,
+        "initrd": place.base.initrd,
+        "seed": str(seed),
+        **_accelerated(place),
+        **_let_in(keys),
+    }
+
+
+def _libvirt(place: Place) -> dict[str, str]:
+    """A box's disk. One that was made here lets root in with a key of ours, any other one Vagrant's
+    user with the key that everybody knows."""
+    disks = sorted(_box(place).glob("*.img"))
+    if len(disks) != 1:
+        raise EnvironmentFailure(
+            f"the box {place.base.disk} has {len(disks)} disks, and only one can be baked"
+        )
+    known = {"base_disk": str(disks[0]), "base_checksum": "none", **_accelerated(place)}
+    if not place.build.target.image.bootstrap:
+        return {**known, **_with_known_key()}
+    keys = make_keys(place.folder, deadline=place.deadline)
+    return {**known, "base_disk": str(_opened(disks[0], keys, place)), **_let_in(keys)}
+
+
+def _virtualbox(place: Place) -> dict[str, str]:
+    return {"base_ovf": str(_box(place) / "box.ovf"), **_with_known_key()}
+
+
+def _aws(place: Place) -> dict[str, str]:
+    from build_orchestrator.machine.ec2.api import api_of
+    from build_orchestrator.machine.ec2.shared import allowed
+
+    options = place.build.target.options
+    region, endpoint = options.get("region", ""), options.get("endpoint", "")
+    keys = make_keys(place.folder, deadline=place.deadline)
+    return {
+        "source_ami": place.base.disk,
+        "region": region,
+        "aws_endpoint": endpoint,
+        "allow_from": allowed(api_of(region, endpoint), options),
+        "limit_s": f"{place.limit_s:.0f}",
+        "run_uuid": place.run_uuid,
+        "target": place.build.name,
+        "expires_at": f"{time.time() + place.limit_s:.0f}",
+        **_let_in(keys),
+    }
+
+
+def _accelerated(place: Place) -> dict[str, str]:
+    return {"accelerator": choose(place.base.kernel, cancel=place.cancel)}
+
+
+def _let_in(keys: Keys) -> dict[str, str]:
+    return {
+        "ssh_private_key_file": str(keys.user_private),
+        "ssh_public_key": keys.user_public,
+    }
+
+
+def _with_known_key() -> dict[str, str]:
+    """The key that Vagrant logs in with first; its newer kind, where this Vagrant has one."""
+    home = vagrant_home()
+    for name in ("insecure_private_keys/vagrant.key.ed25519", "insecure_private_key"):
+        if (home / name).is_file():
+            return {"ssh_private_key_file": str(home / name)}
+    raise HostNotReady(
+        f"{home} has no insecure_private_key",
+        details="Vagrant makes it when it is first called.",
+        resolution="vagrant version",
+    )
+
+
+def _box(place: Place) -> Path:
+    found = place_of(place.base.disk, place.base.version, place.build.target.provider)
+    if found is None:
+        raise EnvironmentFailure(
+            f"the box {place.base.source} is not there any more",
+            resolution="Try again: it is fetched anew.",
+        )
+    return found
+
+
+def _opened(disk: Path, keys: Keys, place: Place) -> Path:
+    """A copy of a box's disk whose root lets our key in. Nothing is mounted, and nobody is root."""
+    raw, opened = place.folder / "box.raw", place.folder / "box.qcow2"
+    public, words = place.folder / "authorized_keys", place.folder / "debugfs"
+    public.write_text(f"{keys.user_public}\n")
+    lines = [
+        "mkdir /root/.ssh",
+        "set_inode_field /root/.ssh mode 040700",
+        f"write {public} {AUTHORIZED}",
+        f"set_inode_field {AUTHORIZED} mode 0100600",
+        *(f"set_inode_field {AUTHORIZED} {each} 0" for each in ("uid", "gid")),
+    ]
+    words.write_text("\n".join(lines) + "\n")
+    partition = f"{raw}?offset={FIRST_SECTOR * SECTOR}"
+    for argv in (
+        ["qemu-img", "convert", "-O", "raw", str(disk), str(raw)],
+        ["debugfs", "-w", "-f", str(words), partition],
+        ["qemu-img", "convert", "-O", "qcow2", str(raw), str(opened)],
+    ):
+        command.run(argv, deadline=place.deadline, cancel=place.cancel, env=with_sbin()).check(
+            "the box's disk could not be opened for Packer"
+        )
+    with contextlib.suppress(FileNotFoundError):
+        raw.unlink()
+    return opened

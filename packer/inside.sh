@@ -1,0 +1,75 @@
+#!/bin/sh
+# What happens inside a machine while an image is made of it. Packer runs it there:
+#
+#   inside.sh install SCRIPT    runs SCRIPT as a build would, and says how it ended: "::exit STATUS"
+#   inside.sh packages          lists the packages that are installed, a line each: NAME VERSION
+#   inside.sh seal              takes out what belongs to this one machine, and to who made it
+#
+# What the host needs to reach packages arrives as variables; those that are empty mean nothing.
+set -eu
+
+HERE=/tmp/build-orchestrator
+TRUST='http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
+    PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST'
+
+install() { # SCRIPT
+    for name in $TRUST BAKE_PACKAGES; do
+        eval "value=\${$name:-}"
+        [ -n "$value" ] || unset "$name"
+    done
+    bundle=$HERE/ca.pem
+    if [ -s "$bundle" ]; then
+        export SSL_CERT_FILE="$bundle" PIP_CERT="$bundle" REQUESTS_CA_BUNDLE="$bundle" CURL_CA_BUNDLE="$bundle"
+    fi
+    export HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+    status=0
+    sh "$1" </dev/null || status=$?
+    echo "::exit $status"
+    exit "$status"
+}
+
+packages() {
+    if command -v dpkg-query >/dev/null; then
+        # shellcheck disable=SC2016  # dpkg-query's own words
+        dpkg-query --show --showformat '${Package} ${Version}\n'
+    else
+        rpm --query --all --queryformat '%{NAME} %{VERSION}-%{RELEASE}\n' | sort
+    fi
+}
+
+seal() {
+    rm -rf "$HERE"
+    if command -v apt-get >/dev/null; then
+        apt-get clean
+        rm -rf /var/lib/apt/lists/*
+    fi
+    rm -rf /root/.cache /var/lib/systemd/random-seed /var/cache/ldconfig/aux-cache
+    : >/etc/machine-id
+    [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+    # Host keys go only where something makes new ones before sshd starts.
+    if [ -e /usr/local/sbin/take-identity ] || [ -e /usr/local/sbin/first-start ] ||
+        command -v cloud-init >/dev/null; then
+        rm -f /etc/ssh/ssh_host_*
+    fi
+    if [ -e /usr/local/sbin/take-identity ] || [ -e /usr/local/sbin/first-start ]; then
+        rm -rf /root/.ssh # the key that let Packer in
+    fi
+    if command -v cloud-init >/dev/null; then
+        cloud-init clean --logs
+    fi
+    for name in $TRUST; do
+        eval "value=\${$name:-}"
+        case $name in no_proxy | NO_PROXY | PIP_TRUSTED_HOST) continue ;; esac
+        [ -n "$value" ] || continue
+        if found=$(grep -rlsF -e "$value" /etc /root /home /opt/build-orchestrator /var/lib/cloud); then
+            echo "error: $name of the host stands in the image: $found" >&2
+            echo '::exit 1'
+            exit 1
+        fi
+    done
+    sync
+}
+
+verb=$1
+shift
+"$verb" "$@"

@@ -1,0 +1,102 @@
+"""Real images, baked by the real Packer: machines start from them and install nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from build_orchestrator.render.packerfile import path_of
+from tests.conftest import require
+from tests.real.baking import BakeProject
+from tests.real.running import CHECKOUT
+
+PROVISION = CHECKOUT / "provision"
+TARGET = "debian_bookworm_qemu"
+FILES = sorted(CHECKOUT.glob(path_of("*")))
+
+# What every recipe's script of ours begins with.
+USES_PREREQUISITES = """\
+PREREQUISITES_DEFINE_ONLY=yes
+. "$BUILD_INPUTS/install.sh"
+echo '::phase prerequisites'
+install_prerequisites
+echo '::phase pack'
+gcc --version >"$BUILD_OUTPUT/$BUILD_TARGET.txt"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[BakeProject]:
+    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "packer")
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
+        made = BakeProject(tmp_path / "project", Path(state))
+        try:
+            yield made
+        finally:
+            made.destroy_all()
+
+
+LIBVIRT = "debian_bookworm_libvirt"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
+def test_packer_accepts_every_committed_file(file: Path, tmp_path: Path) -> None:
+    require("packer")
+    box = tmp_path / "box.ovf"
+    box.touch()
+    done = subprocess.run(
+        ["packer", "validate", "-var", f"base_ovf={box}", str(file)],
+        env={"PATH": "/usr/bin:/bin:/usr/sbin", "HOME": str(tmp_path), "CHECKPOINT_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_build_starts_from_what_packer_baked(project: BakeProject) -> None:
+    project.declare(
+        USES_PREREQUISITES,
+        install=(PROVISION / "prerequisites.sh").read_text(),
+        inputs="[install.sh]",
+    )
+    baked = project.build("bake", TARGET)
+    assert baked.status == 0, baked.stdout + baked.stderr
+    (image,) = project.baked()
+    assert {"gcc", "python3-venv", "libc6-dev"} <= image["packages"].keys()
+    assert project.leftovers() == []
+    built = project.build("up", TARGET, "--require-baked", "--cold")
+    assert built.status == 0, built.stdout + built.stderr
+    assert "installing" not in project.log()
+    assert built.row["image"].startswith("baked prerequisites of ")
+    assert built.row["phases_s"]["prerequisites"] < 10
+    assert project.leftovers() == []
+
+
+@pytest.mark.soak  # minutes for the bake, and as many for Vagrant
+@pytest.mark.timeout(3000)
+@pytest.mark.usefixtures("vagrant_host")
+def test_vagrant_starts_from_what_packer_baked(project: BakeProject) -> None:
+    project.environment["VAGRANT_HOME"] = os.environ["VAGRANT_HOME"]
+    project.declare(
+        USES_PREREQUISITES,
+        install=(PROVISION / "prerequisites.sh").read_text(),
+        providers="libvirt: {image: {bootstrap: bookworm}}",
+        inputs="[install.sh]",
+    )
+    baked = project.build("bake", LIBVIRT)
+    assert baked.status == 0, baked.stdout + baked.stderr
+    (image,) = project.baked()
+    assert image["file"] == "package.box"
+    built = project.build("up", LIBVIRT, "--require-baked")
+    assert built.status == 0, built.stdout + built.stderr
+    log = next(project.folder.glob(f"runs/*/{LIBVIRT}/environment.sh")).with_name("log.txt")
+    assert "installing" not in log.read_text(errors="replace")
+    assert built.row["phases_s"]["prerequisites"] < 15
+    assert project.leftovers() == []

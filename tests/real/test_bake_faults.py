@@ -1,0 +1,168 @@
+"""A bake that goes wrong has its own class and words, and leaves no process and no half image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.real.baking import BakeProject
+
+TARGET = "debian_bookworm_qemu"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[BakeProject]:
+    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "debugfs")
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
+        made = BakeProject(tmp_path / "project", Path(state))
+        made.declare_blank()
+        try:
+            yield made
+        finally:
+            made.destroy_all()
+
+
+def test_the_stand_in_bakes_and_a_fresh_image_is_not_baked_again(project: BakeProject) -> None:
+    project.stand_in("made")
+    first = project.build("bake", TARGET)
+    assert (first.status, first.row["outcome"]) == (0, "built"), first.stderr
+    (image,) = project.baked()
+    assert (image["state"], image["packer"]) == ("fresh", "1.6.6")
+    assert image["packages"] == {"gcc": "12.2", "python3": "3.11"}
+    again = project.build("bake", TARGET)
+    assert (again.status, again.row["outcome"]) == (0, "unchanged")
+    assert project.build("why", "--image", "debian_bookworm").stdout.count("fresh") == 1
+    forced = project.build("bake", TARGET, "--force")
+    assert forced.row["outcome"] == "built"
+    assert [each["state"] for each in project.baked()] == ["fresh", "superseded"]
+    assert project.build("images", "prune").status == 0
+    assert [each["state"] for each in project.baked()] == ["fresh"]
+    assert project.leftovers() == []
+
+
+def test_two_bakes_at_once_make_one_image(project: BakeProject) -> None:
+    project.stand_in("made")
+    children = [project.start("bake", TARGET) for _ in range(3)]
+    assert [child.wait(timeout=60) for child in children] == [0, 0, 0]
+    assert len(project.baked()) == 1
+    assert project.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "outcome", "words"),
+    [
+        ("nothing", 3, "environment", "made no image"),
+        ("script-3", 1, "failed", "ended with status 3"),
+        ("script-75", 3, "environment", "(75)"),
+        ("error", 3, "environment", "went wrong, badly"),
+        ("killed", 3, "environment", "killed by SIGKILL"),
+    ],
+)
+def test_each_failure_has_its_class(
+    project: BakeProject, behaviour: str, status: int, outcome: str, words: str
+) -> None:
+    project.stand_in(behaviour)
+    ended = project.build("bake", TARGET)
+    assert (ended.status, ended.row["outcome"]) == (status, outcome), ended.stderr
+    assert words in ended.stdout
+    assert project.baked() == []
+    assert project.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("new", "packer init packer/plugins.pkr.hcl"),
+        ("other", "not HashiCorp's Packer"),
+    ],
+)
+def test_a_packer_that_will_not_do_is_named_before_anything_starts(
+    project: BakeProject, behaviour: str, words: str
+) -> None:
+    project.stand_in(behaviour)
+    ended = project.build("bake", TARGET)
+    assert ended.status == 4
+    assert words in ended.stderr
+    assert not list(project.folder.glob("runs/*"))
+
+
+def test_a_missing_packer_is_named_before_anything_starts(project: BakeProject) -> None:
+    project.without_packer()
+    ended = project.build("bake", TARGET)
+    assert ended.status == 4
+    assert "apt-get install packer" in ended.stderr
+    assert not list(project.folder.glob("runs/*"))
+
+
+def test_a_disk_without_room_is_named_before_anything_starts(project: BakeProject) -> None:
+    require(that=os.geteuid() == 0, because="only root mounts a small file system")
+    project.stand_in("made")
+    small = project.state / "build-orchestrator"
+    small.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)], check=True)
+    try:
+        ended = project.build("bake", TARGET)
+        assert ended.status == 4, ended.stdout
+        assert "MiB free" in ended.stderr
+        assert not list(project.folder.glob("runs/*"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_what_a_killed_bake_leaves_is_swept(project: BakeProject) -> None:
+    project.stand_in("hangs")
+    child = project.start("bake", TARGET)
+    project.wait_for("hanging", child)
+    assert project.bakers()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert project.bakers(), "nothing ends it but a sweep"
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.stderr
+    assert f"{TARGET}-bake-1" in swept.stdout
+    assert project.bakers() == []
+    project.stand_in("made")
+    assert project.build("bake", TARGET).status == 0
+    assert project.leftovers() == []
+    assert len(project.baked()) == 1
+
+
+def test_an_interrupted_bake_ends_its_own(project: BakeProject) -> None:
+    project.stand_in("hangs")
+    child = project.start("bake", TARGET)
+    project.wait_for("hanging", child)
+    started = time.monotonic()
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(timeout=60) == 143
+    assert time.monotonic() - started < 30
+    assert project.leftovers() == []
+
+
+def test_up_says_why_it_starts_from_the_base_image(project: BakeProject) -> None:
+    project.stand_in("made")
+    required = project.build("up", TARGET, "--require-baked")
+    assert (required.status, required.row["machine"]) == (3, "none")
+    assert "none was baked yet" in required.stdout
+    assert f"build bake {TARGET}" in required.stdout
+    project.build("bake", TARGET)
+    (project.folder / "install.sh").write_text("# another line\n")
+    stale = project.build("up", TARGET, "--require-baked")
+    assert stale.status == 3
+    assert "script install.sh: was sha256:" in stale.stdout
+    why = project.build("why", "--image", TARGET)
+    assert "stale" in why.stdout
+    assert "script install.sh: was sha256:" in why.stdout
+
+
+def test_options_that_contradict_each_other_are_refused(project: BakeProject) -> None:
+    ended = project.build("up", TARGET, "--bake", "--no-bake")
+    assert ended.status == 2
+    assert "--bake and --no-bake contradict" in ended.stderr

@@ -1,0 +1,390 @@
+"""packerfile.json: every value is quoted, every provider has its builder, nothing is secret; and
+exactly those images are stale that depend on what has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from build_orchestrator.cli.images import _builds
+from build_orchestrator.configuration import load
+from build_orchestrator.errors import ConfigurationError, UsageError
+from build_orchestrator.image import bake_inputs as module
+from build_orchestrator.image import baked
+from build_orchestrator.image.bake_inputs import bake_inputs, rendered, text_of
+from build_orchestrator.image.baked import Baked, choose
+from build_orchestrator.inputs import key_of
+from build_orchestrator.machine import PROVIDERS
+from build_orchestrator.model import Image
+from build_orchestrator.render.packerfile import (
+    INSIDE,
+    TEMPLATE,
+    TRUST,
+    part_of,
+    path_of,
+    quoted,
+)
+
+ROOT = Path(__file__).parents[2]
+NASTY = 'b"k\\w{{ env `HOME` }}'
+TARGETS: dict[str, Any] = {
+    "schema": 1,
+    "defaults": {"recipe": "small", "launch": {"region": "eu-west-1", "user": "admin"}},
+    "distros": {
+        "debian_one": {
+            "distribution": "Debian",
+            "release": "one",
+            "providers": {
+                "qemu": {"image": {"bootstrap": "bookworm"}},
+                "libvirt": {"image": {"bootstrap": "bookworm"}},
+                "virtualbox": {"image": {"box": "debian/bookworm64", "version": "12.1"}},
+                "aws": {"image": {"ami_name": NASTY, "ami_owner": "self"}},
+            },
+        },
+        "debian_two": {
+            "distribution": "Debian",
+            "release": "two",
+            "providers": {"qemu": {"image": {"path": "disk.qcow2", "sha256": "a" * 64}}},
+        },
+        "windows_2022": {
+            "distribution": "windows",
+            "release": "2022",
+            "windows": True,
+            "providers": {"libvirt": {"image": {"box": "w/w", "version": "1"}}},
+        },
+    },
+    "flavours": {
+        "plain": {"script": "install.sh"},
+        "docker": {"script": "install.sh", "packages": ["docker.io"], "distros": ["debian_one"]},
+    },
+    "recipes": {
+        "small": {"script": "make.sh", "flavour": "plain", "outputs": [{"name": "out.txt"}]}
+    },
+}
+
+
+class Project:
+    """A project in a folder, and a cache with an image for each of its targets and flavours."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.content: dict[str, Any] = json.loads(json.dumps(TARGETS))
+        self.bases: dict[str, str] = {}
+        (folder / "make.sh").write_text("exit 0\n")
+        (folder / "install.sh").write_text("exit 0\n")
+        (folder / "packer").mkdir()
+        for name in (TEMPLATE, INSIDE):
+            (folder / name).write_text((ROOT / name).read_text())
+        self.write()
+
+    def write(self) -> None:
+        (self.folder / "targets.yaml").write_text(yaml.safe_dump(self.content))
+
+    def builds(self) -> dict[str, Any]:
+        configuration = load(self.folder, providers=frozenset(PROVIDERS))
+        return {f"{each.name} {each.flavour.name}": each for each in _builds(configuration)}  # type: ignore[union-attr]
+
+    def inputs(self, build: Any) -> Any:
+        sha256 = self.bases.get(build.name, "b" * 64)
+        return bake_inputs(build, self.folder, Image(source="", sha256=sha256, disk=""))
+
+    def bake_all(self) -> None:
+        """Put an image of each into the index, without baking any."""
+        for number, build in enumerate(self.builds().values()):
+            image = Baked(
+                project=str(self.folder),
+                target=build.name,
+                distro=build.target.distro.name,
+                provider=build.target.provider,
+                flavour=build.flavour.name,
+                region=build.target.options.get("region", ""),
+                key=key_of(self.inputs(build)),
+                inputs=self.inputs(build),
+                base="a disk",
+                made_at=float(int(time.time()) - number),
+                packer="1.6.6",
+                run_id="run",
+            )
+            image.folder.mkdir(parents=True)
+            (image.folder / baked.FACTS).write_bytes(msgspec.json.encode(image))
+
+    def stale(self) -> dict[str, tuple[str, ...]]:
+        """Which images are not fresh -> why."""
+        choices = {name: choose(each, self.inputs(each)) for name, each in self.builds().items()}
+        return {name: each.changes for name, each in choices.items() if each.image is None}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "project").mkdir()
+    return Project(tmp_path / "project")
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def content_of(project: Project, distro: str = "debian_one") -> dict[str, Any]:
+    configuration = load(project.folder, providers=frozenset(PROVIDERS))
+    targets = [each for each in configuration.targets.values() if each.distro.name == distro]
+    flavours = [each for each in configuration.flavours.values() if distro in each.distros]
+    content: dict[str, Any] = json.loads(rendered(project.folder, targets, flavours))
+    return content
+
+
+def test_each_provider_has_a_builder_for_each_flavour(project: Project) -> None:
+    builders = {each["name"]: each["type"] for each in content_of(project)["builders"]}
+    kinds = {"qemu": "qemu", "libvirt": "qemu", "virtualbox": "virtualbox-ovf", "aws": "amazon-ebs"}
+    assert builders == {
+        f"{provider}-{flavour}": kind
+        for provider, kind in kinds.items()
+        for flavour in ("plain", "docker")
+    }
+
+
+def test_only_what_starts_a_kernel_directly_names_one(project: Project) -> None:
+    def arguments(distro: str, builder: str) -> list[str]:
+        builders = {each["name"]: each for each in content_of(project, distro)["builders"]}
+        return [pair[0] for pair in builders[builder]["qemuargs"]]
+
+    assert {"-kernel", "-initrd", "-blockdev"} <= set(arguments("debian_one", "qemu-plain"))
+    assert not {"-kernel", "-initrd"} & set(arguments("debian_two", "qemu-plain"))
+    assert not {"-kernel", "-blockdev"} & set(arguments("debian_one", "libvirt-plain"))
+
+
+def test_a_port_is_open_to_this_host_alone(project: Project) -> None:
+    text = json.dumps(content_of(project))
+    assert text.count("hostfwd=tcp:127.0.0.1:") == 4
+    assert "hostfwd=tcp::" not in text
+
+
+def test_a_value_can_break_neither_json_nor_packer(project: Project) -> None:
+    cloud = next(each for each in content_of(project)["builders"] if each["name"] == "aws-plain")
+    said = cloud["source_ami_filter"]["filters"]["name"]
+    assert said == NASTY.replace("{{", "{{`{{`}}")
+    assert json.loads(quoted(("{{", 1, True))) == ["{{`{{`}}", 1, True]
+
+
+def test_what_may_hold_credentials_comes_from_the_environment_alone(project: Project) -> None:
+    content = content_of(project)
+    assert content["sensitive-variables"] == list(TRUST)
+    for name in TRUST:
+        assert content["variables"][name] == f"{{{{env `{name}`}}}}"
+
+
+def test_a_flavours_packages_reach_its_script_alone(project: Project) -> None:
+    runs = {
+        tuple(each["only"]): each["environment_vars"][0]
+        for each in content_of(project)["provisioners"]
+        if "only" in each
+    }
+    assert {name.partition("-")[2] for names in runs for name in names} == {"plain", "docker"}
+    for names, packages in runs.items():
+        wanted = "docker.io" if names[0].endswith("docker") else ""
+        assert packages == f"BAKE_PACKAGES={wanted}"
+
+
+def test_a_broken_template_is_named_with_its_line(project: Project) -> None:
+    (project.folder / TEMPLATE).write_text("{\n<< nothing.here >>\n}")
+    with pytest.raises(UsageError, match=r"packerfile\.json\.j2"):
+        content_of(project)
+    (project.folder / TEMPLATE).write_text("{")
+    with pytest.raises(UsageError, match="makes no JSON"):
+        content_of(project)
+
+
+def test_a_project_without_its_own_template_uses_the_shipped_one(project: Project) -> None:
+    (project.folder / TEMPLATE).unlink()
+    assert text_of(project.folder, TEMPLATE) == (ROOT / TEMPLATE).read_text()
+
+
+def test_the_committed_files_are_what_targets_yaml_makes() -> None:
+    """`build render --write` writes them again."""
+    configuration = load(ROOT, providers=frozenset(PROVIDERS))
+    found = {path.parent.name for path in ROOT.glob(path_of("*"))}
+    assert found == {name for name, each in configuration.distros.items() if not each.windows}
+    for distro in found:
+        targets = [each for each in configuration.targets.values() if each.distro.name == distro]
+        flavours = [each for each in configuration.flavours.values() if distro in each.distros]
+        assert (ROOT / path_of(distro)).read_text() == rendered(ROOT, targets, flavours)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: rows["recipes"]["small"].update(flavour="plian"), "unknown flavour plian"),
+        (lambda rows: rows["flavours"]["plain"].update(script="instal.sh"), "does not exist"),
+        (lambda rows: rows["flavours"]["docker"].update(distros=["debian"]), "unknown distro"),
+        (lambda rows: rows["flavours"]["docker"].update(distros=["windows_2022"]), "is Windows"),
+        (lambda rows: rows["flavours"]["docker"].update(packages=["a;b"]), "a package's name"),
+        (lambda rows: rows["defaults"].update(max_image_age="3 weeks"), "a number with h or d"),
+    ],
+)
+def test_a_wrong_flavour_is_named(
+    project: Project, change: Callable[[dict[str, Any]], None], problem: str
+) -> None:
+    change(project.content)
+    project.write()
+    with pytest.raises(ConfigurationError) as caught:
+        project.builds()
+    assert problem in caught.value.details
+    assert "did you mean" in caught.value.details or "unknown flavour" not in problem
+
+
+# --- fresh or stale -----------------------------------------------------------------------------
+
+ALL = {
+    *(f"debian_one_{each} plain" for each in ("qemu", "libvirt", "virtualbox", "aws")),
+    *(f"debian_one_{each} docker" for each in ("qemu", "libvirt", "virtualbox", "aws")),
+    "debian_two_qemu plain",
+}
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Project, pytest.MonkeyPatch], None]:
+    def change(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        del monkeypatch
+        path = project.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def rows(change: Callable[[dict[str, Any]], Any]) -> Callable[[Project, pytest.MonkeyPatch], None]:
+    def changed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        del monkeypatch
+        change(project.content)
+        project.write()
+
+    return changed
+
+
+def other_base(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    del monkeypatch
+    project.bases["debian_one_libvirt"] = "c" * 64
+
+
+def other_recipe(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    del project
+    monkeypatch.setattr(module, "RECIPE", "2")
+
+
+INPUTS: dict[str, tuple[Callable[[Project, pytest.MonkeyPatch], None], set[str], str]] = {
+    "script line": (edit("install.sh", "exit 0", "exit 0 #"), ALL, "script install.sh"),
+    "package list": (
+        rows(lambda all_rows: all_rows["flavours"]["docker"]["packages"].append("buildah")),
+        {each for each in ALL if each.endswith("docker")},
+        "packages: was docker.io, is docker.io buildah",
+    ),
+    "base image": (
+        other_base,
+        {each for each in ALL if each.startswith("debian_one_libvirt")},
+        "base image",
+    ),
+    "template of one provider": (
+        edit(TEMPLATE, '"guest_additions_mode": "disable"', '"guest_additions_mode": "attach"'),
+        {each for each in ALL if "virtualbox" in each},
+        "template",
+    ),
+    "template of all": (
+        edit(TEMPLATE, "inside.sh packages >", "inside.sh packages  >"),
+        ALL,
+        "template",
+    ),
+    "what runs inside": (edit(INSIDE, "apt-get clean", "apt-get -q clean"), ALL, "inside.sh"),
+    "distro row": (
+        rows(lambda all_rows: all_rows["distros"]["debian_two"].update(distribution="Devuan")),
+        {"debian_two_qemu plain"},
+        "distro",
+    ),
+    "our version": (other_recipe, ALL, "bake version: was 1, is 2"),
+}
+
+
+@pytest.mark.parametrize(("change", "stale", "reason"), INPUTS.values(), ids=INPUTS)
+def test_exactly_the_images_that_depend_on_an_input_are_stale(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Project, pytest.MonkeyPatch], None],
+    stale: set[str],
+    reason: str,
+) -> None:
+    project.bake_all()
+    assert project.stale() == {}
+    change(project, monkeypatch)
+    found = project.stale()
+    assert set(found) == stale
+    for changes in found.values():
+        assert any(reason in line for line in changes), changes
+
+
+UNRELATED = {
+    "the recipe's script": edit("make.sh", "exit 0", "# a comment\nexit 0"),
+    "a comment in the template": edit(TEMPLATE, "Packer's own words", "The words of Packer"),
+    "a comment in targets.yaml": edit("targets.yaml", "schema: 1", "schema: 1 # of ours"),
+    "how packing is done": edit(TEMPLATE, '"strip_path": true', '"strip_path": false'),
+    "the size of machines": rows(
+        lambda all_rows: all_rows["defaults"].update(size={"cpus": 4, "memory_mib": 4096})
+    ),
+    "another distro": rows(lambda all_rows: all_rows["distros"].pop("windows_2022")),
+}
+
+
+@pytest.mark.parametrize("change", UNRELATED.values(), ids=UNRELATED)
+def test_what_no_image_depends_on_makes_none_stale(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Project, pytest.MonkeyPatch], None],
+) -> None:
+    project.bake_all()
+    change(project, monkeypatch)
+    assert project.stale() == {}
+
+
+def test_an_image_that_is_too_old_will_not_do(project: Project) -> None:
+    project.content["defaults"]["max_image_age"] = "2h"
+    project.write()
+    project.bake_all()
+    assert project.stale() == {}
+    for image in baked.all_images():
+        facts = json.loads((image.folder / baked.FACTS).read_text())
+        facts["made_at"] -= 3 * 3600
+        folder = image.folder
+        (folder / baked.FACTS).write_text(json.dumps(facts))
+        folder.rename(folder.with_name(f"{image.key[: baked.SHORT]}-{int(facts['made_at'])}"))
+    assert set(project.stale()) == ALL
+
+
+def test_an_image_without_its_file_will_not_do(project: Project) -> None:
+    project.bake_all()
+    (image, *_) = [each for each in baked.all_images() if each.target == "debian_two_qemu"]
+    facts = json.loads((image.folder / baked.FACTS).read_text()) | {"file": "disk.qcow2"}
+    (image.folder / baked.FACTS).write_text(json.dumps(facts))
+    assert set(project.stale()) == {"debian_two_qemu plain"}
+    (image.folder / "disk.qcow2").touch()
+    assert project.stale() == {}
+
+
+def test_what_is_damaged_is_no_image(project: Project) -> None:
+    project.bake_all()
+    victim = baked.all_images()[0]
+    (victim.folder / baked.FACTS).write_text("{")
+    assert victim.entry not in {each.entry for each in baked.all_images()}
+
+
+def test_a_key_has_no_time_and_no_place_in_it(project: Project) -> None:
+    build = next(iter(project.builds().values()))
+    text = str(project.inputs(build))
+    assert str(project.folder) not in text
+    assert os.environ["XDG_CACHE_HOME"] not in text
+    part = part_of(rendered(project.folder, [build.target], [build.flavour]), "qemu-plain")
+    assert '"variables"' not in part
