@@ -177,7 +177,8 @@ def _one(
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
         return swept("spared", f"kept until {until}")
     # Of another host's machine the provider's own tags are all there is to go by.
-    if not found.journals and (reason := identity.details.get("spared")) and not forced:
+    reason = identity.details.get("spared", "")
+    if not found.journals and reason and not forced and not _is_of_a_dead_run(identity):
         return swept("spared", reason)
     reason = "its orchestrator is gone" if not entry.kept_until else "it was kept until now"
     if dry_run:
@@ -218,6 +219,12 @@ def _heartbeat_held(identity: Identity) -> bool:
     if identity.folder:
         heartbeats.add(Path(identity.folder).parents[1] / HEARTBEAT)
     return any(is_held(path) for path in heartbeats)
+
+
+def _is_of_a_dead_run(identity: Identity) -> bool:
+    """Whether this is what the machines of a run of this host shared: then the run's lock, which
+    is free, tells more than a tag that is young."""
+    return not identity.target and (run_state(identity.run_uuid) / HEARTBEAT).exists()
 
 
 def _forget_finished_runs() -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from build_orchestrator.journal import records
 from build_orchestrator.locks import cache_home
 from tests.conftest import require
 from tests.contract.projects import SCRIPT, TARGET, Project
+from tests.soak.conftest import Say
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
 
@@ -32,8 +33,6 @@ SEED = int(os.environ.get("SOAK_SEED", "0")) or random.randrange(1, 1 << 32)
 AT_ONCE = 4
 REAL_TARGET = "debian_bookworm_qemu"
 
-Say = Callable[[str], None]
-
 
 @pytest.fixture
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
@@ -41,18 +40,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     made = Project(tmp_path_factory.mktemp("s"))
     yield made
     made.end()
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Numbers for whoever reads the result, also when all is well."""
-
-    def line(text: str) -> None:
-        with capsys.disabled():
-            os.write(2, f"{text}\n".encode())
-
-    line("")
-    return line
 
 
 def duration_s(project: Project, target: str) -> float:
