@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from build_orchestrator.locks import cache_home
 
@@ -68,18 +71,34 @@ def real_is_required() -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies below tests/real, and give it the time that machines take.
-
-    Each file of real tests stays in one of the processes that run them side by side, and so does
-    everything that needs Vagrant: it has one libvirt, and machines that a whole file shares.
-    """
+    """Mark what lies below tests/real, and give it the time that machines take."""
     for item in items:
         if REAL in item.path.parents or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.real)
         if REAL in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(REAL_TIMEOUT_S))
-        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """Keep together what shares machines where real tests run side by side (--dist loadscope).
+
+    xdist's own groups by mark do nothing with pytest 9.2, and do not say so.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group_of
+    return scheduler
+
+
+def group_of(nodeid: str) -> str:
+    """What a test shares machines with: all that needs Vagrant, since a host has one libvirt; the
+    machines of one kind in a contract; else the tests of its file."""
+    if re.search(r"libvirt|virtualbox|vagrant|test_boxes", nodeid):
+        return "vagrant"
+    path, _, name = nodeid.partition("::")
+    kind = re.search(r"\[(warm|cold|aws)\b", name)
+    return f"{path} {kind[1]}" if kind else path
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,24 +35,17 @@ from tests.standins import ec2
 SUITE = "bookworm"
 THROUGH_VAGRANT = ("libvirt", "virtualbox")
 STANDINS = Path(__file__).parents[1] / "standins"
-
-
-def real(group: str) -> list[pytest.MarkDecorator]:
-    """The marks of tests that share machines, or a host's one Vagrant, in one process."""
-    return [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group(group)]
-
-
-REAL_VAGRANT = real("vagrant")
+REAL = [pytest.mark.real, pytest.mark.timeout(900)]
 OWN_KINDS = [
     pytest.param("fake", id="fake"),
-    pytest.param("qemu warm", id="warm", marks=real("warm")),
-    pytest.param("qemu cold", id="cold", marks=real("cold")),
+    pytest.param("qemu warm", id="warm", marks=REAL),
+    pytest.param("qemu cold", id="cold", marks=REAL),
 ]
-AWS = pytest.param("aws", id="aws", marks=real("aws"))
+AWS = pytest.param("aws", id="aws", marks=REAL)
 KINDS = [
     *OWN_KINDS,
-    pytest.param("libvirt", id="libvirt", marks=REAL_VAGRANT),
-    pytest.param("virtualbox", id="virtualbox", marks=REAL_VAGRANT),
+    pytest.param("libvirt", id="libvirt", marks=REAL),
+    pytest.param("virtualbox", id="virtualbox", marks=REAL),
     AWS,
 ]
 LOCAL_KINDS = OWN_KINDS[:2]

@@ -17,7 +17,7 @@ from build_orchestrator.errors import MachineLost
 from build_orchestrator.machine import make_provider
 from build_orchestrator.machine.contract import Machine, MachineRequest, silent
 from tests.contract.machines import (
-    REAL_VAGRANT,
+    REAL,
     Supply,
     in_libvirt,
     nothing_left,
@@ -27,7 +27,7 @@ from tests.contract.machines import (
 )
 from tests.contract.test_provider_contract import adopted, names
 
-pytestmark = REAL_VAGRANT
+pytestmark = REAL
 
 
 @pytest.fixture

@@ -103,7 +103,6 @@ def test_plain_vagrant_builds_on_virtualbox(customer: Customer) -> None:
     assert len(list((customer.home / "vbox").glob("*.json"))) == 1
 
 
-@pytest.mark.xdist_group("vagrant")
 @pytest.mark.usefixtures("vagrant_host")
 def test_plain_vagrant_on_libvirt_builds_what_build_up_builds(customer: Customer) -> None:
     """The same bytes, and nothing is left in libvirt but the box."""

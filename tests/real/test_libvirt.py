@@ -39,7 +39,7 @@ recipes:
     inputs: [make.sh]
     outputs: [{{name: "{{release}}.txt"}}]
 """
-pytestmark = [pytest.mark.usefixtures("vagrant_host"), pytest.mark.xdist_group("vagrant")]
+pytestmark = pytest.mark.usefixtures("vagrant_host")
 
 ONE, TWO = "debian_one_libvirt", "debian_two_libvirt"
 RECORD = """\
