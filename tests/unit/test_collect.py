@@ -322,13 +322,14 @@ def test_hostile_bytes_give_problems_and_never_a_trace(at: int, byte: int, more:
 def test_collecting_leaves_artifacts_with_sidecars_and_nothing_else(tmp_path: Path) -> None:
     """The folder holds each artifact under its name, and no trace of the way there."""
     machine = machine_at(tmp_path / "machine")
-    left(tmp_path / "machine/root/output", {"agent.tar.gz": gzip.compress(GOOD)})
+    archive = gzip.compress(GOOD)
+    left(tmp_path / "machine/root/output", {"agent.tar.gz": archive})
     run = left(tmp_path / "run", {"log.txt": b"lines", "agent.tar.gz": b"of an earlier attempt"})
 
     [agent] = collect(machine, build_of(AGENT), run, source=OUTPUT, deadline=soon())
 
     assert agent.path == str(run / "agent.tar.gz")
-    assert Path(agent.path).read_bytes() == gzip.compress(GOOD)
+    assert Path(agent.path).read_bytes() == archive
     assert sorted(place.name for place in run.iterdir()) == [
         "agent.tar.gz",
         "agent.tar.gz.md5",
