@@ -52,7 +52,7 @@ def endpoint() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.real)])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """An empty destination of each kind."""
     if request.param == "folder":

@@ -15,6 +15,8 @@ from build_orchestrator.transport.ssh import Ssh
 from tests.conftest import require
 from tests.standins.sshd import Sshd, free_port
 
+pytestmark = pytest.mark.real  # an sshd answers
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Sshd]:

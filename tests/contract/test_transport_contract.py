@@ -32,6 +32,8 @@ from build_orchestrator.transport.ssh import Ssh
 from tests.conftest import require
 from tests.standins.sshd import Sshd, free_port, new_key
 
+pytestmark = pytest.mark.real  # an sshd answers
+
 DEEP = 'it\'s a "deep" 100%h folder/' + "/".join(f"{'#' * 30} {n}" for n in range(5))
 """Longer than a socket's path may be, with all that ssh's configuration gives a meaning."""
 
