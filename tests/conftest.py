@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from build_orchestrator.locks import cache_home
@@ -25,6 +26,10 @@ from build_orchestrator.locks import cache_home
 REAL = Path(__file__).parent / "real"
 HOST = Path(__file__).parent / "host"
 REAL_TIMEOUT_S = 900
+
+# How long an example takes says how busy this host is, not whether the code is right.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 UNFIT = "this host cannot run it"
 
 PROVIDED = frozenset({

@@ -114,6 +114,8 @@ def _too_deep(text: str) -> bool:
 class _Reader:
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
+        self._splits: dict[int, tuple[list[Entry], list[Entry]]] = {}
+        """What ``_split`` has found for a node: merges of merges would else grow without end."""
 
     def value(self, node: yaml.Node, shape: Shape, rule: Rule | None, place: Place) -> Any:
         """Read one value; a wrong one becomes the empty value of its kind."""
@@ -219,24 +221,28 @@ class _Reader:
     def _split(
         self, node: yaml.MappingNode, place: Place, inside: tuple[int, ...] = ()
     ) -> tuple[list[Entry], list[Entry]]:
-        """The entries of a mapping, and those that it merges with ``<<: *anchor``."""
+        """The entries of a mapping; and what it merges with ``<<: *anchor``, each key once."""
+        if id(node) in self._splits:
+            return self._splits[id(node)]
         inside = (*inside, id(node))
         own: list[Entry] = []
-        merged: list[Entry] = []
+        merged: dict[str, Entry] = {}
         for key, item in node.value:
             if key.tag == f"{_TAG}merge":
                 sources = item.value if isinstance(item, yaml.SequenceNode) else [item]
                 for source in sources:
                     if isinstance(source, yaml.MappingNode) and id(source) not in inside:
                         theirs = self._split(source, place, inside)
-                        merged += [*theirs[0], *theirs[1]]
+                        for entry in (*theirs[0], *theirs[1]):  # The first one wins.
+                            merged.setdefault(entry[0].value, entry)
                     else:
                         self._findings.add(place, "<< wants another mapping", _mark(key))
             elif isinstance(key, yaml.ScalarNode):
                 own.append((key, item))
             else:
                 self._findings.add(place, f"a key cannot be {_describe(key)}", _mark(key))
-        return own, merged
+        self._splits[id(node)] = own, list(merged.values())
+        return self._splits[id(node)]
 
 
 def _each(rule: Rule) -> Rule:

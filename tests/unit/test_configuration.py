@@ -123,6 +123,15 @@ def test_anchors_aliases_and_merges_are_accepted(tmp_path: Path) -> None:
     assert targets["debian_sid_fake"].size.cpus == 8
 
 
+@pytest.mark.timeout(20)
+def test_merges_of_merges_do_not_grow(tmp_path: Path) -> None:
+    """Each of these lines merges the one before twice: taken literally, that is 2**40 entries."""
+    layers = [f"  x{n}: &x{n} {{<<: [*x{n - 1}, *x{n - 1}]}}" for n in range(1, 41)]
+    text = replaced("distros:", "\n".join(["distros:", "  x0: &x0 {color: red}", *layers]))
+    found = problems(tmp_path, text)
+    assert sum(".color: unknown key" in line for line in found) == 41
+
+
 def test_a_merge_of_itself_ends(tmp_path: Path) -> None:
     """A mapping that merges itself is a problem, not an endless loop."""
     text = replaced("{bootstrap: bookworm}", "&me {bootstrap: bookworm, <<: *me}")

@@ -230,7 +230,7 @@ def test_what_a_later_version_writes_is_passed_over(tmp_path: Path) -> None:
 @settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(tail=st.binary(max_size=40).filter(lambda tail: b"\n" not in tail))
 def test_no_garbage_at_the_end_hides_what_was_there(tail: bytes, tmp_path: Path) -> None:
