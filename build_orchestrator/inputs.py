@@ -67,6 +67,11 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
     return tuple(Input(name=name, value=value) for name, value in pairs)
 
 
+def can_match(inputs: Iterable[Input]) -> bool:
+    """Whether another run can come to the same key."""
+    return all(each.name != RUN for each in inputs)
+
+
 def _definition(target: Target) -> list[tuple[str, str]]:
     """What of a target's row can change what comes out."""
     source = target.image

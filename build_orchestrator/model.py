@@ -212,6 +212,7 @@ class Recipe:
     """Names of host variables that reach the script, and nothing else."""
     requirements_lock: str = ""
     """Path of a committed lock of what the script installs; without it no key can match."""
+    max_artifact_age_s: float = 30 * 24 * 3600
     flavour: str = ""
     pass_host_trust: bool = False
     """Hand the host's CA bundle, proxies and package index settings to the script."""
@@ -271,9 +272,8 @@ class Build:
     image: Image | None = None
     """None in a plan that is only printed; resolved by ``up`` before anything boots."""
     inputs: tuple[Input, ...] = ()
-    """Resolved with the image."""
     key: str = ""
-    """64 hex digits over the inputs; resolved with the image."""
+    """64 hex digits over the inputs; both are resolved with the image."""
     folder: str = ""
     """Where below a destination: ``<VERSION>/<PRERELEASE>-build``, or ``dev/<12 of the key>``."""
     hourly_usd: Mapping[str, float] = field(default_factory=dict)

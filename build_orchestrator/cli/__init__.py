@@ -26,7 +26,7 @@ COMMANDS = {
     "lock": ("lock", "Write down which images names mean now."),
     "bake": ("bake", "Make images that hold the prerequisites already, with Packer."),
     "images": ("images", "Show the images that were baked, and remove old ones."),
-    "why": ("images", "Say why an image is stale."),
+    "why": ("why", "Say what has changed since a build or an image."),
     "box": ("box", "Make a Vagrant box on this host."),
     "status": ("machines", "Show runs, and machines that are alive."),
     "logs": ("machines", "Show the log of a build."),

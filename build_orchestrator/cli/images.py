@@ -273,23 +273,11 @@ def show_freshness(plan: Plan) -> None:
             say(line)
 
 
-# --- build why ----------------------------------------------------------------------------------
+# --- build why --image ----------------------------------------------------------------------------
 
 
-@click.command()
-@click.option(
-    "--image", "distro", required=True, metavar="DISTRO", help="Whose images, or a target's name"
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON")
-@click.pass_context
-def why(ctx: click.Context, distro: str, as_json: bool) -> None:
-    """Say whether the images of a distro are fresh; of a stale one, what has changed since.
-
-    \b
-    Examples:
-      build why --image debian_bookworm
-      build why --image debian_bookworm_qemu --json
-    """
+def show_why_image(ctx: click.Context, distro: str, *, as_json: bool) -> None:
+    """Say whether the images of a distro or target are fresh; of a stale one, what has changed."""
     from build_orchestrator.configuration.findings import did_you_mean
 
     configuration = configuration_of(ctx)

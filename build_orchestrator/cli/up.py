@@ -47,6 +47,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="TIME",
     help="How long a kept machine lives",
 )
+@click.option("--force", is_flag=True, help="Build also what is up to date")
 @click.option("--fail-fast/--keep-going", default=False, help="Stop all others when one fails")
 @click.option("--cold", is_flag=True, help="Boot from power-on, without a saved first start")
 @click.option("--bake", is_flag=True, help="Bake the images first that are missing or stale")
@@ -110,6 +111,7 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
         keep=Keep(options["keep"]),
         keep_for_s=options["keep_for"],
         cold=options["cold"],
+        force=options["force"],
         fail_fast=options["fail_fast"],
         start_from=start_from,
         s3_endpoint=options["s3_endpoint"],
@@ -236,6 +238,7 @@ class Invocation:
         self, observer: Observer, cancel: Cancel
     ) -> tuple[tuple[Result, ...], list[BaseException]]:
         from build_orchestrator import events
+        from build_orchestrator.history import collected
         from build_orchestrator.journal import Journal
         from build_orchestrator.masking import Masker
         from build_orchestrator.pipeline.run import Run
@@ -252,6 +255,7 @@ class Invocation:
                 settings=self._settings,
                 provider=provider_maker(lambda text: observer(events.Note(text=text))),
                 secrets=self._secrets,
+                collected=lambda key: collected(self._folder.parent, key),
                 masker=Masker(self._secrets.values()),
             )
             return run_plan(run, self._story), run.bugs

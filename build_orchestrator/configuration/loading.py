@@ -207,13 +207,12 @@ def _image(row: ImageRow) -> ImageSource:
 
 def _flavour(name: str, row: FlavourRow, rows: TargetsFile, defaults: DefaultsRow) -> Flavour:
     every = (name for name, distro in rows.distros.items() if not distro.windows)
-    unit_s = {"h": 3600, "d": 86400}[defaults.max_image_age[-1]]
     return Flavour(
         name=name,
         script=row.script,
         packages=row.packages,
         distros=row.distros or tuple(every),
-        max_age_s=int(defaults.max_image_age[:-1]) * unit_s,
+        max_age_s=_age_s(defaults.max_image_age),
     )
 
 
@@ -229,9 +228,15 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> 
         environment=row.environment,
         secrets=tuple(_secret(entry, project) for entry in row.secrets),
         requirements_lock=row.requirements_lock,
+        max_artifact_age_s=_age_s(defaults.max_artifact_age),
         flavour=row.flavour,
         pass_host_trust=row.pass_host_trust,
     )
+
+
+def _age_s(text: str) -> float:
+    """Seconds of a number with h or d."""
+    return int(text[:-1]) * {"h": 3600.0, "d": 86400.0}[text[-1]]
 
 
 def _secret(entry: str, project: Path) -> str:

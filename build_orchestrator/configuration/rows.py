@@ -27,6 +27,8 @@ VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 SHA256 = "[0-9a-fA-F]{64}"
 BOX = "[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
 VERSION = "[0-9]+(\\.[0-9A-Za-z]+)*([-+][0-9A-Za-z.-]+)?"
+AGE = "[1-9][0-9]{0,3}[hd]"
+AGE_WANTED = "a number with h or d, such as 30d"
 LABEL = "[A-Za-z0-9][A-Za-z0-9 ._+-]*"
 ARCHITECTURES = ("x86_64", "arm64", "i386")
 COMMUNICATORS = ("ssh", "winrm")
@@ -297,8 +299,14 @@ class DefaultsRow:
     max_image_age: str = entry(
         "How old a baked image may become, in hours or days.",
         default="30d",
-        pattern="[1-9][0-9]{0,3}[hd]",
-        wanted="a number with h or d, such as 30d",
+        pattern=AGE,
+        wanted=AGE_WANTED,
+    )
+    max_artifact_age: str = entry(
+        "How old an artifact may become, in hours or days, and still count as up to date.",
+        default="30d",
+        pattern=AGE,
+        wanted=AGE_WANTED,
     )
     destinations: tuple[str, ...] = entry(
         "Where artifacts are published: folders, or `s3://bucket/prefix`.", default=("dist/",)

@@ -48,13 +48,29 @@ Trying = Callable[[Run, Build, Record], Try]
 
 def build_target(run: Run, build: Build, trying: Trying = Attempt) -> Result:
     """Do one build to its end, whatever that is. Never raises."""
+    return _ended(
+        run, build, Outcome.BUILT, lambda record: try_until_done(run, build, record, trying)
+    )
+
+
+def publish_collected(run: Run, build: Build, artifacts: tuple[Artifact, ...]) -> Result:
+    """Publish what was built before. Never raises."""
+    return _ended(run, build, Outcome.UNCHANGED, lambda _: artifacts)
+
+
+def _ended(
+    run: Run,
+    build: Build,
+    outcome: Outcome,
+    artifacts_of: Callable[[Record], tuple[Artifact, ...]],
+) -> Result:
+    """Get artifacts and publish them, or explain what went wrong."""
     record = Record(target=build.name, observer=run.observer, meter=Meter(build.hourly_usd))
     artifacts: tuple[Artifact, ...] = ()
     published: tuple[PublishedArtifact, ...] = ()
     failure: Failure | None = None
     try:
-        artifacts = try_until_done(run, build, record, trying)
-        outcome = Outcome.BUILT
+        artifacts = artifacts_of(record)
         published = _publish(run, build, artifacts, record)
         if any(row.state is not Published.YES for row in published):
             run.cancel.check()  # The rows stay: a destination may have all of it already.

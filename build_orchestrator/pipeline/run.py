@@ -16,7 +16,7 @@ from build_orchestrator.events import Observer
 from build_orchestrator.journal import Journal
 from build_orchestrator.machine.contract import Provider
 from build_orchestrator.masking import Masker
-from build_orchestrator.model import Keep, MachineFate, Plan, Stage
+from build_orchestrator.model import Artifact, Keep, MachineFate, Plan, Stage
 from build_orchestrator.pipeline.meter import Meter
 
 
@@ -41,7 +41,7 @@ class Settings:
     fail_fast: bool = False
     start_from: StartFrom = StartFrom.BAKED
     force: bool = False
-    """Bake also where a fresh image is there."""
+    """Build or bake also what is there already."""
     s3_endpoint: str | None = None
 
 
@@ -59,6 +59,8 @@ class Run:
     provider: Callable[[str], Provider]
     """The provider with this name."""
     secrets: Mapping[str, str] = field(default_factory=dict)
+    collected: Callable[[str], tuple[Artifact, ...]] = lambda _: ()
+    """What an earlier run has collected for a build key, and has whole."""
     masker: Masker = field(default_factory=Masker)
     """Hides them. What a script writes comes back in errors, too: in names of files, say."""
     bugs: list[BaseException] = field(default_factory=list)

@@ -17,9 +17,10 @@ from build_orchestrator.machine.contract import Shares
 from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
 from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
-from build_orchestrator.pipeline.build import build_target, not_started
+from build_orchestrator.pipeline.build import not_started
 from build_orchestrator.pipeline.images import base_images, resolve_images
 from build_orchestrator.pipeline.run import Run, write_whole
+from build_orchestrator.pipeline.unchanged import bring_up_to_date
 from build_orchestrator.plan import encode, freeze
 
 PLAN = "plan.json"
@@ -42,7 +43,7 @@ def _inputs_of_build(run: Run, build: Build, image: Image) -> tuple[Input, ...]:
     return inputs_of(build, Path(run.plan.project), image, nonce=run.plan.run_uuid)
 
 
-BUILDING = Story(resolve_images, _inputs_of_build, build_target)
+BUILDING = Story(resolve_images, _inputs_of_build, bring_up_to_date)
 BAKING = Story(base_images, inputs_of_bake, bake_target)
 
 

@@ -8,6 +8,7 @@ or nothing, and the same bytes may always be put again.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,13 +21,13 @@ from build_orchestrator.model import Artifact, Build, Published, PublishedArtifa
 from build_orchestrator.publish.contract import Destination as Destination
 from build_orchestrator.publish.contract import Item as Item
 from build_orchestrator.publish.folder import FolderDestination
-from build_orchestrator.publish.layout import RESERVED
-from build_orchestrator.publish.publisher import Publisher, wait
+from build_orchestrator.publish.layout import RESERVED, key_of_record, named_in
+from build_orchestrator.publish.publisher import Look, Publisher, wait
 from build_orchestrator.publish.s3 import S3Destination, endpoint_of
 
 ENDPOINT = re.compile(r"https?://([^\s/@]+@)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?")
 
-__all__ = ["Destination", "Item", "check", "destination_for", "publish"]
+__all__ = ["Destination", "Item", "check", "destination_for", "publish", "published_already"]
 
 
 def publish(
@@ -70,6 +71,40 @@ def publish(
             text = f"{row.url} is not published ({row.state}): {row.reason}"
             observer(Warned(target=build.name, text=text))
     return rows
+
+
+def published_already(
+    build: Build, *, project: Path, s3_endpoint: str | None, deadline: Deadline, cancel: Cancel
+) -> tuple[PublishedArtifact, ...]:
+    """A row for each artifact and destination where every destination has the build, wholly and
+    not longer than ``max_artifact_age``; none where one of them has not, or does not say.
+
+    A destination is asked one question: for the record of the build's key, which is written last.
+    """
+    places = [
+        destination_for(name, project=project, s3_endpoint=s3_endpoint)
+        for name in build.recipe.destinations
+    ]
+    looks = [Look(place, key_of_record(build)) for place in places]
+    wait(looks, deadline=deadline, cancel=cancel)
+    rows: list[PublishedArtifact] = []
+    for look in looks:
+        stored = look.stored
+        if stored is None or time.time() - stored.written_at > build.recipe.max_artifact_age_s:
+            return ()
+        named = named_in(stored.content)
+        if not named:
+            return ()
+        rows += [
+            PublishedArtifact(
+                destination=look.destination.name,
+                name=name,
+                url=look.destination.address(key),
+                state=Published.YES,
+            )
+            for name, key in named
+        ]
+    return tuple(rows)
 
 
 def check(destinations: Iterable[str], *, project: Path, s3_endpoint: str | None) -> None:

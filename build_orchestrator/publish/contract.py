@@ -23,6 +23,15 @@ class Item:
     media_type: str = "application/octet-stream"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What lies under a key."""
+
+    content: bytes
+    written_at: float
+    """Seconds since the epoch, by the destination's own clock."""
+
+
 def opened(content: Path | bytes) -> IO[bytes]:
     """The content of an item, to read.
 
@@ -77,8 +86,8 @@ class Destination(Protocol):
         """
         ...
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes under a key, in memory; None where there are none.
+    def read(self, key: str) -> Stored | None:
+        """What lies under a key, in memory; None where there is nothing.
 
         Raises:
             DestinationUnreachable

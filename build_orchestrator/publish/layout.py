@@ -77,7 +77,22 @@ def record_of(artifacts: Iterable[Artifact], build: Build) -> Item:
         ],
     }
     content = json.dumps(record, indent=2).encode() + b"\n"
-    return _in_memory(f"{KEYS}/{build.key}.json", content)
+    return _in_memory(key_of_record(build), content)
+
+
+def key_of_record(build: Build) -> str:
+    """Where the record of a build lies."""
+    return f"{KEYS}/{build.key}.json"
+
+
+def named_in(record: bytes) -> list[tuple[str, str]]:
+    """Name and key of each artifact that a record names; none where it is no record of ours."""
+    try:
+        content = json.loads(record)
+        names = [each["name"] for each in content["artifacts"]]
+        return [(name, f"{content['folder']}/{name}") for name in names]
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def _in_memory(key: str, content: bytes) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -17,12 +18,51 @@ from build_orchestrator.errors import (
 )
 from build_orchestrator.events import Observer, Warned
 from build_orchestrator.model import Artifact, Build, Published, PublishedArtifact
-from build_orchestrator.publish.contract import Destination, Item
+from build_orchestrator.publish.contract import Destination, Item, Stored
 from build_orchestrator.publish.layout import alias_of, items_of, record_of
 
 
-class Publisher:
-    """Serves one destination in a thread of its own; start it with ``start``, wait with ``wait``.
+class Worker:
+    """Serves one destination in a thread of its own, from ``start`` to the end of ``wait``."""
+
+    bug: BaseException | None = None
+
+    def start(self) -> int:
+        """Begin; return a file descriptor, the caller's to close, that ends when we do."""
+        read, write = os.pipe()
+        threading.Thread(target=self._work, args=(write,), daemon=True).start()
+        return read
+
+    def _work(self, write: int) -> None:
+        try:
+            self._serve()
+        except Interrupted:
+            pass  # The one who waits knows already.
+        except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
+            self.bug = error
+        finally:
+            os.close(write)
+
+    def _serve(self) -> None:
+        raise AssertionError("each kind of worker has its own")
+
+
+class Look(Worker):
+    """Asks a destination for what lies under one key."""
+
+    def __init__(self, destination: Destination, key: str) -> None:
+        self.destination = destination
+        self._key = key
+        self.stored: Stored | None = None
+        """None also where the destination did not say."""
+
+    def _serve(self) -> None:
+        with contextlib.suppress(EnvironmentFailure):
+            self.stored = self.destination.read(self._key)
+
+
+class Publisher(Worker):
+    """Publishes one build.
 
     The artifacts come first, each followed by its sidecars; the key record is last, and only when
     all of them are in place. So a record says that everything it names is there.
@@ -45,13 +85,6 @@ class Publisher:
         self._cancel = cancel
         self._observer = observer
         self._rows: dict[str, PublishedArtifact] = {}
-        self.bug: BaseException | None = None
-
-    def start(self) -> int:
-        """Begin; return a file descriptor, the caller's to close, that ends when we do."""
-        read, write = os.pipe()
-        threading.Thread(target=self._work, args=(write,), daemon=True).start()
-        return read
 
     def rows(self) -> tuple[PublishedArtifact, ...]:
         """What became of each artifact so far; what has not been reached is not published."""
@@ -63,17 +96,7 @@ class Publisher:
         }
         return tuple((unreached | self._rows).values())
 
-    def _work(self, write: int) -> None:
-        try:
-            self._publish()
-        except Interrupted:
-            pass  # The one who waits knows already.
-        except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
-            self.bug = error
-        finally:
-            os.close(write)
-
-    def _publish(self) -> None:
+    def _serve(self) -> None:
         unreachable: DestinationUnreachable | None = None
         for artifact in self._artifacts:
             items = list(items_of(artifact, self._build.folder))
@@ -127,9 +150,9 @@ class Publisher:
         )
 
 
-def wait(publishers: Sequence[Publisher], *, deadline: Deadline, cancel: Cancel) -> None:
-    """Let publishers work side by side until they have ended, time is up or somebody says stop."""
-    pipes = [publisher.start() for publisher in publishers]
+def wait(workers: Sequence[Worker], *, deadline: Deadline, cancel: Cancel) -> None:
+    """Let workers work side by side until they have ended, time is up or somebody says stop."""
+    pipes = [worker.start() for worker in workers]
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(cancel, selectors.EVENT_READ)
@@ -146,9 +169,9 @@ def wait(publishers: Sequence[Publisher], *, deadline: Deadline, cancel: Cancel)
     finally:
         for pipe in pipes:
             os.close(pipe)
-    for publisher in publishers:
-        if publisher.bug is not None:
-            raise publisher.bug
+    for worker in workers:
+        if worker.bug is not None:
+            raise worker.bug
 
 
 def _in_one_line(error: OrchestratorError) -> str:

@@ -44,6 +44,11 @@ class Place:
     def open(self) -> Destination:
         return destination_for(self.name, project=self.project, s3_endpoint=self.endpoint)
 
+    def content(self, key: str) -> bytes | None:
+        """What lies under a key, read by a destination of its own."""
+        stored = self.open().read(key)
+        return stored.content if stored else None
+
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
@@ -102,7 +107,7 @@ def test_the_same_bytes_twice_are_fine(place: Place) -> None:
     """Publishing again is no error and changes nothing."""
     assert put(place.open(), b"first")
     assert put(place.open(), b"first")
-    assert place.open().read(KEY) == b"first"
+    assert place.content(KEY) == b"first"
 
 
 @pytest.mark.parametrize("other", [b"other", b"longer than the first"])
@@ -110,12 +115,12 @@ def test_other_bytes_are_a_conflict_and_the_first_stay(place: Place, other: byte
     """A key never changes, whether the other bytes have the same size or not."""
     assert put(place.open(), b"first")
     assert not put(place.open(), other)
-    assert place.open().read(KEY) == b"first"
+    assert place.content(KEY) == b"first"
 
 
 def test_a_key_that_nobody_has_put_reads_as_nothing(place: Place) -> None:
     """Nothing and empty are told apart."""
-    assert place.open().read(KEY) is None
+    assert place.content(KEY) is None
 
 
 def test_of_racing_publishers_one_wins(place: Place) -> None:
@@ -132,7 +137,7 @@ def test_of_racing_publishers_one_wins(place: Place) -> None:
         wins = list(pool.map(race, contents))
 
     assert wins.count(True) == 1
-    assert place.open().read(KEY) == contents[wins.index(True)]
+    assert place.content(KEY) == contents[wins.index(True)]
 
 
 def test_racing_publishers_of_the_same_bytes_all_succeed(place: Place) -> None:
@@ -150,7 +155,7 @@ def test_bytes_that_changed_after_they_were_verified_are_not_published(place: Pl
     with pytest.raises(EnvironmentFailure, match="changed after it was verified"):
         place.open().put(wrong, deadline=Deadline("publish", 60), cancel=Cancel())
 
-    assert place.open().read(wrong.key) is None
+    assert place.content(wrong.key) is None
 
 
 # --- a build -----------------------------------------------------------------------------------
@@ -173,9 +178,9 @@ def test_a_build_is_published_with_sidecars_and_a_record(place: Place) -> None:
         *(f"1.0/build/two.zip{ending}" for ending in ("", ".sha256", ".md5")),
         f"keys/{build.key}.json",
     ]
-    assert all(place.open().read(key) for key in keys)
-    assert place.open().read(keys[1]) == f"{one.sha256} one.tar.gz\n".encode()
-    assert json.loads(place.open().read(keys[-1]) or b"") == {
+    assert all(place.content(key) for key in keys)
+    assert place.content(keys[1]) == f"{one.sha256} one.tar.gz\n".encode()
+    assert json.loads(place.content(keys[-1]) or b"") == {
         "schema": 1,
         "key": build.key,
         "target": "debian_bookworm_fake",
@@ -233,7 +238,7 @@ def test_a_conflict_is_a_row_and_leaves_no_record(place: Place) -> None:
 
     assert (one.state, two.state) == (Published.CONFLICT, Published.YES)
     assert one.reason.startswith(f"{one.url} holds other bytes. Published bytes never change")
-    assert place.open().read(f"keys/{build.key}.json") is None
+    assert place.content(f"keys/{build.key}.json") is None
     assert [event.text for event in events if isinstance(event, Warned)] == [
         f"{one.url} is not published (conflict): {one.reason}"
     ]
@@ -266,7 +271,7 @@ def test_an_unreachable_destination_is_a_row_and_stops_no_other(place: Place) ->
     ]
     assert "\n" not in rows[0].reason
     assert rows[0].reason == rows[1].reason != ""
-    assert place.open().read(f"keys/{build.key}.json")
+    assert place.content(f"keys/{build.key}.json")
 
 
 def test_after_the_deadline_everything_is_unpublished(place: Place) -> None:
@@ -276,7 +281,7 @@ def test_after_the_deadline_everything_is_unpublished(place: Place) -> None:
     [row] = published(place, build_to(place.name), one, deadline=Deadline("publish", 0))
 
     assert (row.state, row.reason[:36]) == (Published.NO, "publish: no end within its limit of ")
-    assert place.open().read(KEY) is None
+    assert place.content(KEY) is None
 
 
 def test_an_interruption_is_heard(place: Place) -> None:
@@ -287,7 +292,7 @@ def test_an_interruption_is_heard(place: Place) -> None:
     [row] = published(place, build_to(place.name), artifact(place.project, b"1"), cancel=cancel)
 
     assert (row.state, row.reason) == (Published.NO, "stopped by SIGINT")
-    assert place.open().read(KEY) is None
+    assert place.content(KEY) is None
 
 
 def test_a_lost_artifact_is_a_row(place: Place) -> None:

@@ -1,0 +1,59 @@
+"""What earlier runs of a project have left in their run folders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from build_orchestrator.errors import UsageError
+from build_orchestrator.model import Artifact, Build, Report, Result
+from build_orchestrator.plan import decode
+
+
+def collected(runs: Path, key: str) -> tuple[Artifact, ...]:
+    """The artifacts that the newest run with this build key has collected; none where no run has,
+    or where they are not whole any more."""
+    for folder in _newest_first(runs):
+        for result in _results(folder):
+            if result.key == key and result.artifacts and all(map(_is_whole, result.artifacts)):
+                return result.artifacts
+    return ()
+
+
+def last_build(runs: Path, target: str) -> tuple[str, Build] | None:
+    """The id of the newest run that built a target, and what it built; None where none did."""
+    for folder in _newest_first(runs):
+        if not any(each.target == target and each.artifacts for each in _results(folder)):
+            continue
+        try:
+            plan = decode((folder / "plan.json").read_bytes())
+        except (OSError, UsageError):
+            continue
+        for build in plan.builds:
+            if build.name == target:
+                return plan.run_id, build
+    return None
+
+
+def _newest_first(runs: Path) -> Iterator[Path]:
+    """Run folders; their ids begin with the time at which they started."""
+    yield from sorted(runs.glob("*-*"), reverse=True)
+
+
+def _results(folder: Path) -> tuple[Result, ...]:
+    """The rows of a run's report; none of a run that was killed, or of another version's."""
+    try:
+        return msgspec.json.decode((folder / "report.json").read_bytes(), type=Report).results
+    except (OSError, msgspec.MsgspecError):
+        return ()
+
+
+def _is_whole(artifact: Artifact) -> bool:
+    try:
+        with Path(artifact.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == artifact.sha256
+    except OSError:
+        return False
