@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from build_orchestrator import packager
+from build_orchestrator.configuration.files import places_of
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import RECIPE_VERSION, Build, Image, Input, Target
 from build_orchestrator.plan import key_of as key_of
@@ -124,19 +125,24 @@ def digest_of(project: Path, path: str) -> str:
     digest = hashlib.sha256()
     try:
         # What is listed may itself be a link; links below it are taken as links.
-        for name, place in _walk((project / path).resolve(strict=True), ""):
+        places = [place.resolve() for place in places_of(project, path)]
+        for name, place in _walk(places or [(project / path).resolve(strict=True)], ""):
             digest.update(_record(name, place))
     except OSError as error:
         raise UsageError(f"input {path} cannot be read: {error.strerror}") from error
     return f"sha256:{digest.hexdigest()}"
 
 
-def _walk(place: Path, name: str) -> Iterator[tuple[str, Path]]:
-    yield name, place
-    if place.is_dir() and not place.is_symlink():
-        for below in sorted(place.iterdir()):
-            if below.name not in IGNORED:
-                yield from _walk(below, f"{name}/{below.name}")
+def _walk(places: Sequence[Path], name: str) -> Iterator[tuple[str, Path]]:
+    """The first of these places, and what lies below any of them: of two, what is first."""
+    yield name, places[0]
+    if places[0].is_dir() and not places[0].is_symlink():
+        below: dict[str, list[Path]] = {}
+        for place in places:
+            for each in place.iterdir() if place.is_dir() else ():
+                below.setdefault(each.name, []).append(each)
+        for each_name in sorted(below.keys() - IGNORED):
+            yield from _walk(below[each_name], f"{name}/{each_name}")
 
 
 def _record(name: str, place: Path) -> bytes:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from build_orchestrator import packager
+from build_orchestrator.configuration.files import places_of
 from build_orchestrator.configuration.words import is_text
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
@@ -50,33 +52,47 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
     names = dict.fromkeys(filter(None, (*recipe.inputs, recipe.script, recipe.requirements_lock)))
     # Folders come before what lies in them, so that what is there already is complete.
     for name in sorted(names, key=lambda each: len(PurePosixPath(each).parts)):
-        _copy(project / name, into / name)
+        _copy(places_of(project, name) or (project / name,), into / name)
     if packager.is_wanted_by(recipe):
         (into / packager.NAME).write_bytes(packager.content())
     sources = host_sources(recipe, project)
     where = places(sources)
     for written, path in sources.items():
-        _copy(path, into / where[written])
+        _copy((path,), into / where[written])
     if sources:
         listed = {written: str(place) for written, place in where.items()}
         (into / FOLDER / LIST).write_text(json.dumps(listed))
 
 
-def _copy(source: Path, place: Path) -> None:
-    """Copy a file or a tree, unless an earlier input brought it; a named link, as what it means."""
+def _copy(sources: Sequence[Path], place: Path) -> None:
+    """Copy a file, or a tree of several places, the first one's own first, unless an earlier input
+    brought it; a named link, as what it means."""
     try:
         if place.is_symlink():
             place.unlink()
         elif place.exists():
             return
         place.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, place, symlinks=True, ignore=ignore)
-        else:
-            shutil.copy2(source, place)
+        if not sources[0].is_dir():
+            shutil.copy2(sources[0], place)
+            return
+        for source in filter(Path.is_dir, sources):
+            not_wanted = _not_wanted(source, place)
+            shutil.copytree(source, place, symlinks=True, ignore=not_wanted, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
-        raise HostNotReady(f"the input {source} could not be read: {error}") from error
+        raise HostNotReady(f"the input {sources[0]} could not be read: {error}") from error
+
+
+def _not_wanted(source: Path, place: Path) -> Callable[[str, list[str]], set[str]]:
+    """What ``copytree`` leaves out: what is there already, and what Python makes."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        at = place / Path(folder).relative_to(source)
+        there = {each for each in names if os.path.lexists(at / each)}
+        both = {each for each in there if (at / each).is_dir() and Path(folder, each).is_dir()}
+        return (there - both) | {"__pycache__"}
+
+    return left_out
 
 
 def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:

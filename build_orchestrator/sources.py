@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from build_orchestrator.configuration.files import place_of
 from build_orchestrator.model import Recipe
 
 PACKAGER = "packager.yaml"
@@ -29,8 +30,9 @@ def host_sources(recipe: Recipe, project: Path) -> dict[str, Path]:
     """
     found = {}
     for name in recipe.inputs:
-        if PurePosixPath(name).name == PACKAGER and (project / name).is_file():
-            for written in _paths(project / name):
+        packager = place_of(project, name)
+        if PurePosixPath(name).name == PACKAGER and packager.is_file():
+            for written in _paths(packager):
                 place = (project / Path(written).expanduser()).resolve()
                 if place.exists() and not _is_input(place, recipe, project):
                     found[written] = place

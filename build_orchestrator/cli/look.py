@@ -252,18 +252,18 @@ def _committed(ctx: click.Context, *, write: bool) -> None:
 
 def _texts(configuration: Configuration) -> dict[str, str]:
     """The committed files: path in the project -> what targets.yaml makes of it."""
+    from build_orchestrator.configuration.files import text_of
     from build_orchestrator.image import lock
     from build_orchestrator.image.bake_inputs import rendered
-    from build_orchestrator.machine.vagrant.template import template_of
     from build_orchestrator.plan import SOURCE_DATE_EPOCH
     from build_orchestrator.render.packerfile import can_be_baked
-    from build_orchestrator.render.vagrantfile import COMMITTED, committed
+    from build_orchestrator.render.vagrantfile import COMMITTED, TEMPLATE, committed
 
     project = configuration.project
     known = lock.read(project)
     targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
     recipe = configuration.recipes[configuration.default_recipe]
-    texts = {COMMITTED: committed(template_of(project), targets, recipe, SOURCE_DATE_EPOCH)}
+    texts = {COMMITTED: committed(text_of(project, TEMPLATE), targets, recipe, SOURCE_DATE_EPOCH)}
     for distro in configuration.distros:
         of_it = [each for each in targets if each.distro.name == distro and can_be_baked(each)]
         flavours = [each for each in configuration.flavours.values() if distro in each.distros]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from build_orchestrator.configuration.files import place_of
 from build_orchestrator.configuration.findings import Findings, Place, did_you_mean
 from build_orchestrator.configuration.rows import (
     DefaultsRow,
@@ -296,7 +297,7 @@ def _check_path(
     if not Path(path).parts:
         findings.add(place, f"{path} is the whole project, runs included; list what is needed")
         return
-    there = project / path
+    there = place_of(project, path)
     if kind == "file" and there.is_dir():
         findings.add(place, f"{path} is a folder, not a file")
     elif path.endswith("/") and there.is_file():

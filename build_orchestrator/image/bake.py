@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from build_orchestrator import cache
+from build_orchestrator.configuration.files import text_of
 from build_orchestrator.errors import EnvironmentFailure, OrchestratorError, ScriptFailed
 from build_orchestrator.image import packer
 from build_orchestrator.image.bake_base import Place, variables_of
-from build_orchestrator.image.bake_inputs import rendered, text_of
+from build_orchestrator.image.bake_inputs import rendered
 from build_orchestrator.image.baked import Baked, packages_of
 from build_orchestrator.machine.baker import MARK, SCRATCH
 from build_orchestrator.model import Flavour

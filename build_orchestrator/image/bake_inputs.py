@@ -6,10 +6,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-from build_orchestrator.errors import UsageError
+from build_orchestrator.configuration.files import text_of
 from build_orchestrator.inputs import digest_of
 from build_orchestrator.machine.qemu.launch import KERNEL_ARGUMENTS
 from build_orchestrator.model import Build, Flavour, Image, Input, Target
@@ -62,20 +61,6 @@ def rendered(project: Path, targets: Sequence[Target], flavours: Sequence[Flavou
     """
     template = text_of(project, TEMPLATE)
     return packerfile(template, targets, flavours, kernel_arguments=KERNEL_ARGUMENTS)
-
-
-def text_of(project: Path, name: str) -> str:
-    """A file of ours: the project's own, else the one that is shipped.
-
-    Raises:
-        UsageError: the project's own cannot be read.
-    """
-    if not (project / name).is_file():
-        return (resources.files("build_orchestrator") / "_project" / name).read_text("utf-8")
-    try:
-        return (project / name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{project / name} cannot be read: {error}") from error
 
 
 def _made_of(base: Image) -> str:

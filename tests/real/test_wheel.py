@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CARRIED = ("packager.yaml", "packer", "provision", "vagrant")
@@ -137,3 +138,18 @@ def test_list_says_what_is_missing(installed: Path, empty: tuple[Path, dict[str,
     assert "targets.yaml" in child.stderr
     assert "Traceback" not in child.stderr
     assert child.stdout == ""
+
+
+def test_a_project_of_one_file_can_be_planned(
+    installed: Path, empty: tuple[Path, dict[str, str]]
+) -> None:
+    """The scripts and packager.yaml of the wheel serve a project that has none of its own."""
+    folder, environment = empty
+    rows = yaml.safe_load((ROOT / "targets.yaml").read_text())
+    agent = rows["recipes"]["agent"]
+    agent["inputs"].remove("build_orchestrator/agent/")  # For plain Vagrant; not in a wheel's data.
+    (folder / "targets.yaml").write_text(
+        yaml.safe_dump({**rows, "recipes": {"agent": agent}, "flavours": rows["flavours"]})
+    )
+    shown = done(installed / "build", "plan", "debian_bookworm_qemu", cwd=folder, env=environment)
+    assert "provision/provision.sh" in shown

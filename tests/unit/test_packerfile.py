@@ -16,10 +16,11 @@ import yaml
 
 from build_orchestrator.cli.images import _builds
 from build_orchestrator.configuration import load
+from build_orchestrator.configuration.files import text_of
 from build_orchestrator.errors import ConfigurationError, UsageError
 from build_orchestrator.image import bake_inputs as module
 from build_orchestrator.image import baked
-from build_orchestrator.image.bake_inputs import bake_inputs, rendered, text_of
+from build_orchestrator.image.bake_inputs import bake_inputs, rendered
 from build_orchestrator.image.baked import Baked, choose
 from build_orchestrator.inputs import key_of
 from build_orchestrator.machine import PROVIDERS

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from build_orchestrator.configuration import load
+from build_orchestrator.configuration.files import text_of
 from build_orchestrator.errors import ConfigurationError, UsageError
 from build_orchestrator.image import lock
 from build_orchestrator.machine import PROVIDERS
-from build_orchestrator.machine.vagrant.template import template_of
 from build_orchestrator.model import Size
-from build_orchestrator.render.vagrantfile import Described, committed, ruby, single
+from build_orchestrator.render.vagrantfile import TEMPLATE, Described, committed, ruby, single
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def rendered(project: Path) -> str:
     recipe = configuration.recipes["small"]
     known = lock.read(project)
     targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
-    return committed(template_of(project), targets, recipe, 1)
+    return committed(text_of(project, TEMPLATE), targets, recipe, 1)
 
 
 def test_every_target_of_vagrants_is_there_in_order(project: Path) -> None:
@@ -143,7 +143,7 @@ def test_ruby_reads_it(project: Path, kind: str) -> None:
     machine = Described(
         name="a-1", target="a", provider="virtualbox", box="b", size=Size(), boot_s=9, ssh_port=22
     )
-    text = rendered(project) if kind == "committed" else single(template_of(None), machine)
+    text = rendered(project) if kind == "committed" else single(text_of(None, TEMPLATE), machine)
     done = subprocess.run(["ruby", "-wc"], input=text, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "Syntax OK", "")
@@ -163,7 +163,7 @@ def test_the_committed_file_is_current() -> None:
     recipe = configuration.recipes[configuration.default_recipe]
     known = lock.read(ROOT)
     targets = [lock.with_lock(target, known) for target in configuration.targets.values()]
-    text = committed(template_of(ROOT), targets, recipe, 1704067200)
+    text = committed(text_of(ROOT, TEMPLATE), targets, recipe, 1704067200)
 
     assert (ROOT / "vagrant/Vagrantfile").read_text() == text
 

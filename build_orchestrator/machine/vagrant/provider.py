@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from build_orchestrator import command
+from build_orchestrator.configuration.files import text_of
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import (
     EnvironmentFailure,
@@ -32,11 +33,10 @@ from build_orchestrator.machine.vagrant.adapter import MARK, Caller
 from build_orchestrator.machine.vagrant.connection import connection, connection_of, facts_of
 from build_orchestrator.machine.vagrant.driver import driver_of
 from build_orchestrator.machine.vagrant.ready import TOOLS
-from build_orchestrator.machine.vagrant.template import template_of
 from build_orchestrator.machine.vagrant.tools import Tools
 from build_orchestrator.machine.vagrant.watch import watched
 from build_orchestrator.model import Identity
-from build_orchestrator.render.vagrantfile import Described, single, ssh_args
+from build_orchestrator.render.vagrantfile import TEMPLATE, Described, single, ssh_args
 from build_orchestrator.transport.ssh import Ssh
 
 DESTROY_S = 60.0
@@ -297,7 +297,7 @@ class VagrantProvider:
             driver=driver_of(request.options) if self.name == "libvirt" else "",
             ssh_port=port,
         )
-        return single(template_of(request.project), described)
+        return single(text_of(request.project, TEMPLATE), described)
 
 
 def _connect(machine: VagrantMachine, limit_s: float, deadline: Deadline, cancel: Cancel) -> None:
