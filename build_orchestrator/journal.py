@@ -92,8 +92,13 @@ class Journal:
         self._write("kept", name=name, until=until)
 
     def bury(self, name: str) -> None:
-        """Say that the machine is proven dead and its disk removed."""
-        self._write("gone", name=name)
+        """Say that the machine is proven dead and its disk removed.
+
+        One of the two places is enough: whoever sweeps believes either.
+        """
+        with contextlib.suppress(OSError):
+            append(self._paths[:1], self._record("gone", name=name), self._lock)
+        append(self._paths[1:], self._record("gone", name=name), self._lock)
 
     def close(self) -> None:
         """Let go of the heartbeat. What is still alive may be swept from now on.
@@ -105,7 +110,10 @@ class Journal:
         self._heartbeat.release()
 
     def _write(self, kind: str, **fields: Any) -> None:
-        append(self._paths, {"kind": kind, "at": time.time(), **fields}, self._lock)
+        append(self._paths, self._record(kind, **fields), self._lock)
+
+    def _record(self, kind: str, **fields: Any) -> dict[str, Any]:
+        return {"kind": kind, "at": time.time(), **fields}
 
 
 def append(

@@ -12,6 +12,7 @@ from build_orchestrator.configuration import Configuration
 from build_orchestrator.configuration.findings import did_you_mean
 from build_orchestrator.configuration.words import (
     FOLDERS,
+    LONGEST_NAMING,
     RESERVED_PREFIXES,
     destination_problem,
     final_name_problem,
@@ -290,7 +291,7 @@ def _named(naming: Naming, settings: Mapping[str, str]) -> Naming:
         build=settings.get("BUILD", naming.build),
     )
     for variable, value in _naming_variables(named).items():
-        if not value.isprintable() or value.startswith("."):
+        if not value.isprintable() or value[0] == "." or len(value.encode()) > LONGEST_NAMING:
             raise UsageError(f"{variable}={value!r} cannot be part of a file's name")
     if named.version in FOLDERS:
         raise UsageError(f"VERSION={named.version}: destinations have a folder of that name")

@@ -47,6 +47,8 @@ class _Found:
     journals: tuple[Path, ...]
     unaware: tuple[Path, ...] = ()
     """Those of its journals that do not call it gone."""
+    shown: Identity | None = None
+    """As the provider shows it, which may lead to another heartbeat than the journals do."""
 
     @property
     def gone(self) -> bool:
@@ -77,7 +79,8 @@ def sweep(
     found = _known(project)
     for name in names:
         for identity in provider(name).leftovers():
-            found.setdefault(identity.name, _shown(identity))
+            known = found.get(identity.name) or _shown(identity)
+            found[identity.name] = dataclasses.replace(known, shown=identity)
     swept = [
         _one(
             provider,
@@ -136,7 +139,8 @@ def _journalled(project: Path | None) -> dict[str, _Found]:
 def _note_gone(found: _Found) -> None:
     """Tell each journal that does not know it yet."""
     for journal in found.unaware:
-        with contextlib.suppress(FileNotFoundError):  # Deleted meanwhile, or its run has ended.
+        # Deleted meanwhile, on a full disk, or not ours to write: another one will do.
+        with contextlib.suppress(OSError):
             append(
                 (journal,), {"kind": "gone", "at": time.time(), "name": found.entry.identity.name}
             )
@@ -171,7 +175,7 @@ def _one(
             reason=reason,
         )
 
-    if _heartbeat_held(identity):
+    if any(_heartbeat_held(each) for each in (identity, found.shown) if each):
         return swept("spared", "its orchestrator is alive")
     if entry.kept_until > time.time() and not forced:
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
@@ -188,6 +192,8 @@ def _one(
         machine.destroy(deadline=Deadline("destroy", limit_s))
     except OrchestratorError as error:
         return swept("leaked", error.brief)
+    except OSError as error:
+        return swept("leaked", str(error))
     _note_gone(found)
     return swept("destroyed", reason)
 

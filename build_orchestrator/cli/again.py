@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import click
@@ -17,8 +18,9 @@ from build_orchestrator.errors import UsageError
 @click.option(
     "--s3-endpoint", metavar="URL", help="Another S3 than AWS's own  [env: AWS_ENDPOINT_URL_S3]"
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.pass_context
-def publish(ctx: click.Context, run: str, s3_endpoint: str | None) -> int:
+def publish(ctx: click.Context, run: str, s3_endpoint: str | None, as_json: bool) -> int:
     """Publish again what a run has collected: after a destination was out of reach.
 
     RUN is the beginning of a run's id; without it the newest run is meant. What is there already
@@ -46,6 +48,12 @@ def publish(ctx: click.Context, run: str, s3_endpoint: str | None) -> int:
         if not result.artifacts:
             continue
         build = builds[result.target]
+        if not build.recipe.destinations:
+            raise UsageError(
+                f"run {folder.name} was told to publish nothing",
+                resolution=f"Its artifacts are in {folder / result.target}; `build up "
+                f"{result.target} --publish-to URL` publishes.",
+            )
         published = publish_artifacts(
             result.artifacts,
             build,
@@ -56,9 +64,12 @@ def publish(ctx: click.Context, run: str, s3_endpoint: str | None) -> int:
             observer=nobody,
         )
         results.append(dataclasses.replace(result, published=published))
-        for row in published:
+        for row in () if as_json else published:
             reason = f" ({row.reason})" if row.reason else ""
             say(f"{row.state:<9} {row.url}{reason}")
+    if as_json:
+        rows = [dataclasses.asdict(row) for result in results for row in result.published]
+        say(json.dumps(rows, indent=2))
     if not results:
         raise UsageError(f"run {folder.name} has collected nothing")
     return report.exit_code(results)

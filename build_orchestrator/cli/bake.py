@@ -37,6 +37,7 @@ NOTHING_ELSE = {"settings": (), "publish_to": (), "no_publish": True, "timeout":
     metavar="FILE",
     help="Write a JUnit report here, too",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end")
 @click.option("-v", "--verbose", count=True, help="Say more")
 @click.option("-q", "--quiet", count=True, help="Say only how it ended")
 @endpoint_option

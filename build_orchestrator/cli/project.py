@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -14,6 +15,7 @@ import click
 
 from build_orchestrator.cli.cloud import endpoint_option, jobs_for, locked, placed, priced
 from build_orchestrator.configuration import Configuration, find_project, load
+from build_orchestrator.configuration.words import is_text
 from build_orchestrator.errors import UsageError
 from build_orchestrator.machine import PROVIDERS
 
@@ -27,12 +29,18 @@ RUNS = "runs"
 def project_of(ctx: click.Context) -> Path:
     """The project's root: ``--project``, or the nearest folder with a targets.yaml."""
     try:
-        return find_project(ctx.obj or Path.cwd())
+        project = find_project(ctx.obj or Path.cwd())
     except FileNotFoundError as error:
         raise UsageError(
             "the current folder does not exist any more",
             resolution="Change to another, or use `build --project DIR COMMAND`.",
         ) from error
+    if not is_text(str(project)):
+        raise UsageError(
+            f"{str(project)!r}: the name of this folder is not UTF-8, and no plan could hold it",
+            resolution="Rename the folder.",
+        )
+    return project
 
 
 def configuration_of(ctx: click.Context) -> Configuration:
@@ -229,6 +237,6 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
 def _epoch(text: str | None, default: int) -> int:
     if not text:
         return default
-    if not text.isdigit():
+    if not re.fullmatch("[0-9]{1,12}", text):
         raise UsageError(f"SOURCE_DATE_EPOCH={text}: expected seconds since 1970")
     return int(text)

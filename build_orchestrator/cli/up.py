@@ -64,6 +64,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="FILE",
     help="Write a JUnit report here, too",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end")
 @click.option("-v", "--verbose", count=True, help="Say more")
 @click.option("-q", "--quiet", count=True, help="Say only how stages and builds ended")
 @click.pass_context
@@ -141,6 +142,8 @@ def _start_from(options: dict[str, Any]) -> StartFrom:
 
 def check_files(plan: Plan, options: dict[str, Any]) -> None:
     """Raise UsageError where --junit or --events cannot be written."""
+    if options["as_json"] and options["events"] == "-":
+        raise UsageError("--json and --events - both want standard output; give --events a file")
     runs = Path(plan.project) / RUNS
     _check_writable("--junit", options["junit"], runs)
     if options["events"] not in {None, "-"}:
@@ -189,7 +192,7 @@ class Invocation:
         story: Story,
         options: dict[str, Any],
     ) -> None:
-        """``options``: events, junit, verbose and quiet, as the command line has them."""
+        """``options``: events, junit, json, verbose and quiet, as the command line has them."""
         self._plan = plan
         self._secrets = secrets
         self._settings = settings
@@ -348,10 +351,10 @@ class Invocation:
                 say(f"{path} could not be written: {error.strerror}", err=True)
 
     def _close(self, report: Report, tail: Tail) -> None:
-        """The closing table goes to standard output, unless the events do."""
-        from build_orchestrator.report import summary
+        """The closing table goes to standard output, unless the events or the report do."""
+        from build_orchestrator.report import encode, summary
 
-        to_stderr = self._options["events"] == "-"
+        to_stderr = self._options["events"] == "-" or self._options["as_json"]
         stream = sys.stderr if to_stderr else sys.stdout
         text = summary(
             report,
@@ -360,6 +363,8 @@ class Invocation:
             tails={result.target: tail.lines(result.target) for result in report.results},
         )
         say(text, err=to_stderr)
+        if self._options["as_json"]:
+            say(encode(report))
 
 
 @contextlib.contextmanager

@@ -304,6 +304,8 @@ def _check_path(
         findings.add(place, f"{path} is a file; write it without its last /")
     elif not there.exists():
         findings.add(place, f"{path} does not exist{_nearest_path(path, project)}")
+    elif not there.is_file() and not there.is_dir():
+        findings.add(place, f"{path} is neither a file nor a folder")
 
 
 def _nearest_path(path: str, project: Path) -> str:

@@ -103,8 +103,10 @@ def load(
 
 def _called(path: Path) -> str:
     """A path as the user would open it from where he is."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):  # He is elsewhere, or in a folder that is gone.
+        return str(path)
 
 
 def _content(path: Path, findings: Findings) -> bytes | None:

@@ -18,6 +18,7 @@ SIDECARS = (".sha256", ".md5", ".sbom.json", ".provenance.json")
 """Endings of the files that lie beside an artifact."""
 
 LONGEST_NAME_BYTES = 200
+LONGEST_NAMING = LONGEST_NAME_BYTES // 2
 """File systems take 255, of which the files beside it and those being written need some."""
 
 SCHEMES = ("s3",)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import urllib.error
+import sys
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from build_orchestrator import cache, command
+from build_orchestrator.command import Consumer
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.model import Image, ImageSource
@@ -18,6 +18,12 @@ from build_orchestrator.model import Image, ImageSource
 KIND = "images"
 CHUNK = 1 << 20
 REPORT_BYTES = 64 << 20
+
+FETCH = """\
+import shutil, sys, urllib.request
+with urllib.request.urlopen(sys.stdin.readline().strip(), timeout=60) as answer:
+    shutil.copyfileobj(answer, sys.stdout.buffer)
+"""
 
 OnLine = Callable[[str], None]
 
@@ -40,8 +46,7 @@ def download(
     def fill(folder: Path) -> None:
         for name, (address, sha256) in parts.items():
             on_line(f"fetching {address}")
-            chunks = _read(address, project, deadline)
-            _keep(chunks, folder / name, address, sha256, deadline, cancel, on_line)
+            _keep(address, project, folder / name, sha256, deadline, cancel, on_line)
         _refuse_strange_disks(folder / "disk.qcow2", origin, deadline)
 
     key = hashlib.sha256(" ".join(sha for _, sha in parts.values()).encode()).hexdigest()[:32]
@@ -55,32 +60,10 @@ def download(
     )
 
 
-def _read(address: str, project: Path, deadline: Deadline) -> Iterator[bytes]:
-    is_url = urllib.parse.urlsplit(address).scheme in ("http", "https")
-    try:
-        if is_url:
-            # The timeout is for each read; the deadline of the whole is checked per chunk.
-            with urllib.request.urlopen(address, timeout=min(60, deadline.remaining_s)) as answer:
-                while chunk := answer.read(CHUNK):
-                    yield chunk
-        else:
-            with (project / address).open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    yield chunk
-    except FileNotFoundError as error:
-        raise HostNotReady(f"{project / address}: there is no such image") from error
-    except (urllib.error.URLError, OSError) as error:
-        raise EnvironmentFailure(
-            f"{address} could not be fetched",
-            details=str(getattr(error, "reason", error)),
-            resolution="Is it reachable from this host? Proxies are taken from the environment.",
-        ) from error
-
-
 def _keep(
-    chunks: Iterator[bytes],
-    place: Path,
     address: str,
+    project: Path,
+    place: Path,
     sha256: str,
     deadline: Deadline,
     cancel: Cancel,
@@ -89,21 +72,58 @@ def _keep(
     digest = hashlib.sha256()
     size = told = 0
     with place.open("wb") as file:
-        for chunk in chunks:
-            cancel.check()
-            deadline.check()
+
+        def take(chunk: bytes) -> None:
+            nonlocal size, told
             digest.update(chunk)
             file.write(chunk)
             size += len(chunk)
             if size - told >= REPORT_BYTES:
                 told = size
                 on_line(f"fetching {address}: {size >> 20} MiB")
+
+        if urllib.parse.urlsplit(address).scheme in ("http", "https"):
+            _fetch(address, take, deadline, cancel)
+        else:
+            _read(project / address, take, deadline, cancel)
     if digest.hexdigest() != sha256:
         raise EnvironmentFailure(
             f"{address} is not what its checksum promises",
             details=f"expected sha256 {sha256}\ngot      sha256 {digest.hexdigest()}",
             resolution="Fetch it again, or correct sha256 in targets.yaml.",
         )
+
+
+def _fetch(address: str, take: Consumer, deadline: Deadline, cancel: Cancel) -> None:
+    """By a child of its own: no read of ours could be broken off while a server is slow or silent.
+
+    The address, which may hold a password, goes over its standard input.
+    """
+    done = command.run(
+        [sys.executable, "-I", "-c", FETCH],
+        stdin=f"{address}\n".encode(),
+        stdout=take,
+        deadline=deadline,
+        cancel=cancel,
+    )
+    if done.status != 0:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise EnvironmentFailure(
+            f"{address} could not be fetched",
+            details=words[-1] if words else f"ended with status {done.status}",
+            resolution="Is it reachable from this host? Proxies are taken from the environment.",
+        )
+
+
+def _read(path: Path, take: Consumer, deadline: Deadline, cancel: Cancel) -> None:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                cancel.check()
+                deadline.check()
+                take(chunk)
+    except FileNotFoundError as error:
+        raise HostNotReady(f"{path}: there is no such image") from error
 
 
 def _refuse_strange_disks(disk: Path, origin: str, deadline: Deadline) -> None:

@@ -155,13 +155,16 @@ class FakeProvider:
             for line in processes.environment(pid):
                 if (match := NAME.fullmatch(line)) is None:
                     continue
+                folder = processes.folder_of(pid, match["name"])
+                if not folder:  # It carries the name, and is no machine.
+                    continue
                 found[match["name"]] = Identity(
                     provider=self.name,
                     name=match["name"],
                     run_uuid=match["run_uuid"],
                     target=match["target"],
                     attempt=int(match["n"]),
-                    folder=processes.folder_of(pid, match["name"]),
+                    folder=folder,
                 )
         return list(found.values())
 

@@ -49,12 +49,17 @@ def folder_of(pid: int, name: str) -> str:
 
     A machine's processes work in a folder that is called like the machine (or below it). One that
     carries the name and works elsewhere was started by somebody else: it is not ours to touch.
+
+    Where the process sees other file systems than we do (it runs in a container), the path leads
+    through its own root: beside the folder lies the heartbeat that says whether its run lives.
     """
     with contextlib.suppress(OSError):
-        here = Path(str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)"))
+        process = PROC / str(pid)
+        here = Path(str((process / "cwd").readlink()).removesuffix(" (deleted)"))
+        elsewhere = (process / "ns/mnt").readlink() != (PROC / "self/ns/mnt").readlink()
         for folder in (here, *here.parents):
             if folder.name == name:
-                return str(folder)
+                return f"{process}/root{folder}" if elsewhere else str(folder)
     return ""
 
 

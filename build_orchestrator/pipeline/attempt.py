@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -27,6 +27,7 @@ from build_orchestrator.journal import machine_name
 from build_orchestrator.machine.contract import Machine, MachineRequest
 from build_orchestrator.model import Artifact, Build, Identity, Keep, MachineFate, Stage
 from build_orchestrator.pipeline.run import Record, Run
+from build_orchestrator.pipeline.teardown import bury, destroy, mask_console
 from build_orchestrator.provision import (
     BUILD_INPUTS,
     BUILD_OUTPUT,
@@ -100,8 +101,7 @@ class Attempt:
                 self._record.settle(MachineFate.LEAKED, name)
                 raise
             except BaseException:
-                run.journal.bury(name)
-                self._record.settle(MachineFate.DESTROYED, name)
+                bury(run, self._record, name)
                 raise
         self._record.start, self._record.host_key = machine.start, machine.host_key
         return machine
@@ -136,44 +136,32 @@ class Attempt:
 
     def _end(self, machine: Machine, *, failed: bool) -> None:
         """Keep the machine, or destroy it; never raise, since another error may be on its way."""
-        run, name = self._run, machine.identity.name
-        if self._is_kept(failed):
-            self._record.kept_until = time.time() + run.settings.keep_for_s
-            run.journal.keep(name, self._record.kept_until)
-            machine.release()
-            self._record.settle(MachineFate.KEPT, name)
-            return
-        where_it_failed = self._record.stage
-        limit_s = self._limits.destroy_s
-        if run.cancel.urgent:  # A second signal: no graces any more.
-            limit_s = min(limit_s, URGENT_S)
-        try:
-            with self._record.during(Stage.DESTROY, limit_s, "the machine to be gone") as deadline:
-                machine.destroy(deadline=deadline)
-                run.journal.bury(name)
-            self._record.settle(MachineFate.DESTROYED, name)
-            self._mask_console()
-        except Exception as error:  # noqa: BLE001 - a teardown may not hide another error
-            self._record.settle(MachineFate.LEAKED, name)
-            if isinstance(error, OrchestratorError):
-                self._record.leak = error
-            else:
-                run.bugs.append(error)
-            text = self._mask(f"teardown: {error}")
-            self._record.tell(events.Warned(target=self._build.name, text=text))
-        if failed:
-            self._record.stage = where_it_failed
+        run, record = self._run, self._record
+        if not (self._is_kept(failed) and self._keep(machine)):
+            where_it_failed = record.stage
+            limit_s = self._limits.destroy_s
+            if run.cancel.urgent:  # A second signal: no graces any more.
+                limit_s = min(limit_s, URGENT_S)
+            with record.during(Stage.DESTROY, limit_s, "the machine to be gone") as deadline:
+                destroy(run, record, machine, deadline)
+            if failed:
+                record.stage = where_it_failed
+        # Of a kept machine, what it shows from now on is not followed any more.
+        mask_console(run, record, self._folder / "console.txt")
 
-    def _mask_console(self) -> None:
-        """Hide secrets that the machine showed there: its own writer knows none."""
-        console = self._folder / "console.txt"
-        if not any(self._run.secrets.values()) or not console.is_file():
-            return
-        aside = console.with_name(".console.txt")
-        shapes: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with console.open(**shapes) as shown, aside.open("w", **shapes) as masked:
-            masked.writelines(self._mask(line) for line in shown)
-        aside.replace(console)
+    def _keep(self, machine: Machine) -> bool:
+        """Whether the machine is kept: one of which no journal says so would be swept, or lost."""
+        name, until = machine.identity.name, time.time() + self._run.settings.keep_for_s
+        try:
+            self._run.journal.keep(name, until)
+        except OSError as error:
+            text = f"the machine cannot be kept, since that cannot be written down: {error}"
+            self._record.tell(events.Warned(target=self._build.name, text=text))
+            return False
+        machine.release()
+        self._record.kept_until = until
+        self._record.settle(MachineFate.KEPT, name)
+        return True
 
     def _is_kept(self, failed: bool) -> bool:
         if self._run.cancel.is_set:  # Interrupted: all machines are destroyed.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from build_orchestrator import events
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.image import baked
 from build_orchestrator.image.bake import bake
 from build_orchestrator.image.bake_base import Place
@@ -18,7 +17,6 @@ from build_orchestrator.image.baked import Baked
 from build_orchestrator.journal import machine_name
 from build_orchestrator.machine import BAKER
 from build_orchestrator.machine.baker import SUFFIX
-from build_orchestrator.machine.contract import Machine
 from build_orchestrator.model import (
     Artifact,
     Build,
@@ -32,6 +30,7 @@ from build_orchestrator.model import (
 )
 from build_orchestrator.pipeline.build import LOG, build_target, try_until_done
 from build_orchestrator.pipeline.run import Record, Run
+from build_orchestrator.pipeline.teardown import destroy
 from build_orchestrator.render.packerfile import path_of
 
 
@@ -105,7 +104,8 @@ class BakeAttempt:
                 on_line=self._hear,
             )
         finally:
-            self._end(machine)
+            limit_s = build.target.deadlines.destroy_s
+            destroy(run, self._record, machine, Deadline(Stage.DESTROY, limit_s))
 
     def _show(self, folder: Path) -> None:
         """Keep what Packer is given beside the log."""
@@ -117,23 +117,6 @@ class BakeAttempt:
     def _hear(self, line: str) -> None:
         text = self._run.masker.mask(line)
         self._record.tell(events.OutputLine(target=self._build.name, text=text))
-
-    def _end(self, machine: Machine) -> None:
-        """End whatever Packer has started; never raise, since another error may be on its way."""
-        name = machine.identity.name
-        try:
-            limit = Deadline(Stage.DESTROY, self._build.target.deadlines.destroy_s)
-            machine.destroy(deadline=limit)
-            self._run.journal.bury(name)
-            self._record.settle(MachineFate.DESTROYED, name)
-        except Exception as error:  # noqa: BLE001 - a teardown may not hide another error
-            self._record.settle(MachineFate.LEAKED, name)
-            if isinstance(error, OrchestratorError):
-                self._record.leak = error
-            else:
-                self._run.bugs.append(error)
-            text = self._run.masker.mask(f"teardown: {error}")
-            self._record.tell(events.Warned(target=self._build.name, text=text))
 
 
 def inputs_of_bake(run: Run, build: Build, base: Image) -> tuple[Input, ...]:

@@ -35,6 +35,7 @@ from build_orchestrator.pipeline.run import Record, Run
 from build_orchestrator.publish import publish
 
 LOG = "log.txt"
+_ALIVE = frozenset({MachineFate.LEAKED, MachineFate.KEPT})
 
 
 class Try(Protocol):
@@ -125,7 +126,8 @@ def try_until_done(run: Run, build: Build, record: Record, trying: Trying) -> tu
             # Each place is asked once before it counts as a try: nothing was started there.
             tries += not (isinstance(error, NoCapacity) and error.elsewhere)
             # A machine that may be alive is nothing to start another one beside.
-            if tries >= build.target.attempts or record.fate is MachineFate.LEAKED:
+            # And whoever keeps a failed machine wants to look into this one.
+            if tries >= build.target.attempts or record.fate in _ALIVE:
                 raise
             record.tell(
                 events.AttemptFailed(

@@ -87,13 +87,19 @@ def _close_providers(run: Run) -> None:
 
 
 def _frozen(run: Run, images: dict[str, Image | OrchestratorError], story: Story) -> Plan:
-    """The plan with what was resolved: images, inputs, keys and folders."""
+    """The plan with what was resolved: images, inputs, keys and folders.
+
+    A build whose inputs cannot be read gets the reason in the place of its image.
+    """
+    inputs: dict[str, tuple[Input, ...]] = {}
+    for build in run.plan.builds:
+        image = images[build.name]
+        try:
+            if isinstance(image, Image):
+                inputs[build.name] = story.inputs(run, build, image)
+        except OrchestratorError as error:  # Such as a socket somewhere in a folder.
+            images[build.name] = error
     found = {name: image for name, image in images.items() if isinstance(image, Image)}
-    inputs: dict[str, tuple[Input, ...]] = {
-        build.name: story.inputs(run, build, found[build.name])
-        for build in run.plan.builds
-        if build.name in found
-    }
     return freeze(run.plan, found, inputs)
 
 

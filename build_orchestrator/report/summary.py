@@ -6,7 +6,7 @@ Pure: returns text for a terminal of a given width, plain unless colour is asked
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from build_orchestrator.model import MachineFate, Outcome, Report, Result, Stage
 from build_orchestrator.report.characters import duration, harmless, size
@@ -62,6 +62,7 @@ def table(results: Sequence[Result], *, columns: int, colour: bool = False) -> s
     from rich.console import Console
 
     console = Console(
+        file=cast("IO[str]", _Nowhere()),
         width=columns,
         force_terminal=colour,
         color_system="standard" if colour else None,
@@ -79,6 +80,16 @@ def table(results: Sequence[Result], *, columns: int, colour: bool = False) -> s
         else:
             _narrow(results, console)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+class _Nowhere:
+    """Where rich writes nothing, at the end of what it has captured: the real one may be full."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
 
 
 def _wide(results: Sequence[Result]) -> Table:

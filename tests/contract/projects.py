@@ -227,3 +227,17 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(tmp_path / "home")
     yield made
     made.end()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", str(place)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this host cannot run it: only root mounts a small file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,12 @@ from tests.contract.projects import (
     WAITS,
     Project,
     project,
+    small,
     until_event,
 )
 from tests.standins.s3 import s3_server
 
-__all__ = ["project"]
+__all__ = ["project", "small"]
 
 real = pytest.mark.real
 SECRET = "correct horse battery"
@@ -94,20 +94,6 @@ def test_a_home_that_cannot_be_written(project: Project, variable: str) -> None:
     assert "XDG_STATE_HOME" in done.stderr
     assert "Traceback" not in done.words
     assert project.runs == []
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", str(place)], check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this host cannot run it: only root mounts a small file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @real
@@ -463,3 +449,54 @@ def test_doctor_looks_at_a_user_without_an_account(monkeypatch: pytest.MonkeyPat
     assert "54321" in found["/etc/subuid"].finding
     assert not found["state folder"].ok
     assert "no home folder" in found["cache folder"].finding
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SOURCE_DATE_EPOCH", "\u00b2", "expected seconds since 1970"),
+        ("SOURCE_DATE_EPOCH", "9" * 23, "expected seconds since 1970"),
+        ("VERSION", "1" * 300, "cannot be part of a file's name"),
+    ],
+)
+def test_a_variable_that_makes_no_sense(project: Project, name: str, value: str, says: str) -> None:
+    """Said before anything starts, and never as a bug of ours."""
+    done = project.build("plan", TARGET, **{name: value})
+    assert done.status == 2
+    assert says in done.stderr
+
+
+def test_a_project_whose_name_is_not_text(project: Project) -> None:
+    """A plan is text, so the folder must be renamed."""
+    odd = os.fsdecode(os.fsencode(project.home) + b"/\xff")
+    project.folder.rename(odd)
+    done = project.build("plan", TARGET, "--json", cwd=odd)
+    assert done.status == 2
+    assert "not UTF-8" in done.stderr
+    Path(odd).rename(project.folder)
+
+
+def test_another_folder_can_be_named_from_one_that_is_gone(
+    project: Project, tmp_path: Path
+) -> None:
+    """As the error for a deleted folder advises."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f"cd {gone} && rmdir {gone} && exec {shlex.join(CLI)} --project {project.folder} list"
+    done = subprocess.run(
+        ["bash", "-c", line], env=project.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert TARGET in done.stdout
+
+
+def test_doctor_survives_what_it_looks_for(project: Project, tmp_path: Path) -> None:
+    """A file in the place of the cache: it says so, and goes on to the providers."""
+    (tmp_path / "file").touch()
+    done = project.build("doctor", "--no-probe", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert done.status == 4, done.words
+    assert "qemu" in done.stdout
+    assert "this host failed us" not in done.words

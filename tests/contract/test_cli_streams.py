@@ -46,6 +46,13 @@ def test_a_run_keeps_its_own_code(project: Project, rest: str) -> None:
 
 
 @real
+def test_a_full_output_that_nothing_holds_back(project: Project) -> None:
+    """CI systems often set this: each word is written at once, and fails at once."""
+    project.environ["PYTHONUNBUFFERED"] = "1"
+    assert status_in_bash(project, f"up {TARGET}", ">/dev/full") == 0
+
+
+@real
 @pytest.mark.parametrize("rest", ["| true", ">&- 2>&-", ">/dev/full"])
 def test_a_leak_stays_a_leak(project: Project, rest: str) -> None:
     """Exit 5 reaches the caller, though nobody reads the words."""

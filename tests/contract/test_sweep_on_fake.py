@@ -18,7 +18,8 @@ import pytest
 
 from build_orchestrator.journal import append
 from build_orchestrator.machine.qemu.launch import name_in
-from tests.contract.projects import TARGET, WAITS, Project, project, until_event
+from tests.conftest import require
+from tests.contract.projects import CLI, TARGET, WAITS, Project, project, until_event
 
 __all__ = ["project"]
 
@@ -288,6 +289,47 @@ def test_a_stranger_with_our_name_in_his_own_folder_is_not_touched(
             assert stranger.poll() is None
             stranger.terminate()
     assert (victim / "thesis.txt").read_text() == "mine\n"
+
+
+def test_a_stranger_with_the_name_of_a_fake_machine_is_not_touched(project: Project) -> None:
+    """Whoever carries the name and works elsewhere is no machine."""
+    name = f"bo-{'0123456789abcdef' * 2}-debian_bookworm_fake-1"
+    environ = {**os.environ, "MACHINE_NAME": name}
+    with subprocess.Popen(["sleep", "60"], cwd="/", env=environ) as stranger:
+        done = project.build("sweep")
+        assert done.status == 0, done.words
+        assert stranger.poll() is None
+        stranger.terminate()
+
+
+@alone
+def test_an_orchestrator_in_a_container_is_alive_too(project: Project) -> None:
+    """It sees other file systems: its heartbeat lies where only its machine's process leads us."""
+    require("unshare", that=os.geteuid() == 0, because="only root makes a mount namespace")
+    project.write(script=WAITS)
+    state = project.home / "state"
+    state.mkdir()
+    inside = 'mount -t tmpfs tmpfs "$XDG_STATE_HOME" && exec "$@"'
+    child = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", inside, "sh", *CLI, "up", TARGET, "--events", "-"],
+        cwd=project.folder,
+        env={**project.environ, "XDG_STATE_HOME": str(state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until_event(child, "output_line", "waiting")
+        for sweeper in (project, Project(project.home / "another")):
+            rows = json.loads(sweeper.build("sweep", "--json").stdout)
+            (row,) = [row for row in rows if project.uuids()[0] in row["name"]]
+            assert (row["state"], row["reason"]) == ("spared", "its orchestrator is alive")
+        assert list(state.iterdir()) == [], "this test would prove nothing"
+    finally:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 130
+        child.communicate()
+    assert swept(project) == []
 
 
 def test_a_run_is_swept_by_the_id_that_people_see(project: Project) -> None:

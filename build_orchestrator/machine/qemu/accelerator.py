@@ -50,6 +50,7 @@ def choose(kernel: str, *, cancel: Cancel) -> str:
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return "tcg"
     place = _verdict_file()
+    private_folder(place.parent)
     with locked(place.with_suffix(".lock"), deadline=Deadline("boot", 60), cancel=cancel):
         if place.exists():
             return place.read_text().strip()
@@ -62,9 +63,8 @@ def choose(kernel: str, *, cancel: Cancel) -> str:
 
 def known_verdict() -> str:
     """The kept verdict of this boot, kernel and QEMU; empty where there is none, or no QEMU."""
-    with contextlib.suppress(HostNotReady):
-        place = _verdict_file()
-        return place.read_text().strip() if place.exists() else ""
+    with contextlib.suppress(HostNotReady, OSError):
+        return _verdict_file().read_text().strip()
     return ""
 
 
@@ -75,7 +75,7 @@ def _verdict_file() -> Path:
         boot_id = "unknown"
     text = f"{boot_id}\n{platform.release()}\n{qemu_id()}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return private_folder(cache_home() / "kvm") / digest
+    return cache_home() / "kvm" / digest
 
 
 class _Spoke(Exception):
