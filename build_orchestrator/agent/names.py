@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 SUFFIX = ".tar.gz"
 # Names that capitalising the distribution's own would not give.
-DISTRIBUTIONS = {"almalinux": "AlmaLinux", "centos": "CentOS", "ol": "Oracle"}
-DISTRIBUTIONS.update({"opensuse-leap": "openSUSE", "rhel": "RedHat", "sles": "SLES"})
+DISTRIBUTIONS = {"almalinux": "AlmaLinux", "amzn": "AmazonLinux", "centos": "CentOS"}
+DISTRIBUTIONS.update({"ol": "Oracle", "opensuse-leap": "openSUSE"})
+DISTRIBUTIONS.update({"rhel": "RedHat", "sles": "SLES"})
 
 
 def os_release(places: tuple[str, ...] = OS_RELEASE) -> dict[str, str]:

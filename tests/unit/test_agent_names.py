@@ -19,6 +19,8 @@ from build_orchestrator.agent.names import archive_name, distribution_and_releas
         ('ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm', "x86_64", ("Debian", "bookworm")),
         ('ID=debian\nVERSION_ID="8"\nVERSION="8 (jessie)"', "x86_64", ("Debian", "jessie")),
         ("ID=debian\nVERSION_CODENAME=trixie", "aarch64", ("Debian", "trixie-arm64")),
+        ('ID="amzn"\nID_LIKE="fedora"\nVERSION_ID="2023"',
+         "aarch64", ("AmazonLinux", "2023-arm64")),
         ('ID=ubuntu\nID_LIKE=debian\nVERSION="24.04 LTS (Noble Numbat)"\nVERSION_CODENAME=noble',
          "x86_64", ("Ubuntu", "noble")),
         ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"', "x86_64", ("Rocky", "9")),
