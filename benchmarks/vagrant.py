@@ -1,9 +1,10 @@
 """What `build up` on libvirt costs over plain Vagrant doing the same.
 
 Both boot a machine through Vagrant, run a script that writes one file, bring it out and destroy
-the machine, in turns, from the same box, with the same settings. Plain Vagrant does it as a person
-would: `vagrant up` with a provisioner, `vagrant ssh-config` and `scp`, `vagrant destroy -f`. A
-first build of ours is not counted: it makes the box.
+the machine, in turns (plain, ours, ours, plain, ...), from the same box, with the same settings.
+Plain Vagrant does it as a person would: `vagrant up` with a provisioner, `vagrant ssh-config` and
+`scp`, `vagrant destroy -f`. A first build of ours is not counted: it makes the box and brings it
+into libvirt, which must answer.
 
     python -m benchmarks.vagrant [--runs N] [--json]
 """
@@ -22,7 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import host, load, middle
+from benchmarks.measuring import BUILD, ROOT, host, load, middle
+from build_orchestrator.machine.vagrant import libvirt
+from build_orchestrator.machine.vagrant.driver import driver_of
 
 TARGETS = """\
 schema: 1
@@ -61,22 +64,19 @@ COUNTING = '#!/bin/sh\necho "$1" >>"$CALLS"\nexec VAGRANT "$@"\n'
 def main() -> None:
     """Measure, print a table or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vagrant")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="pairs that are counted")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="pairs that are counted")
     parser.add_argument("--json", action="store_true", help="every single number, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as folder:
-        row = _compare(Path(folder), options.runs)
+        found = _compare(Path(folder), options.runs)
     if options.json:
-        print(json.dumps({"host": host(), **row}, indent=2))
-        return
-    print("plain s  calls  ours s  calls  ratio  load")
-    print(
-        f"{middle(row['plain_s']):7.1f}  {row['plain_calls']:5}  {middle(row['ours_s']):6.1f}"
-        f"  {row['ours_calls']:5}  {middle(row['ratios']):5.2f}  {middle(row['load']):4.1f}"
-    )
+        print(json.dumps({"host": host(), **found}, indent=2))
+    else:
+        _show(found)
 
 
 def _compare(place: Path, runs: int) -> dict[str, Any]:
+    """The pairs, what they come to, and how often each way calls Vagrant."""
     environment = _environment(place)
     project, plain = place / "project", place / "plain"
     for folder in (project, plain):
@@ -84,26 +84,44 @@ def _compare(place: Path, runs: int) -> dict[str, Any]:
         (folder / "make.sh").write_text(SCRIPT)
     (project / "targets.yaml").write_text(TARGETS)
     _ours(project, environment)
-    from build_orchestrator.machine.vagrant.driver import driver_of
-
     (plain / "Vagrantfile").write_text(PLAIN.replace("DRIVER", driver_of({})))
-    ours_s, plain_s, loads = [], [], []
-    ours_calls = plain_calls = 0
-    for _ in range(runs):
-        loads.append(load())
-        _calls(environment)
-        plain_s.append(_plain(plain, environment))
-        plain_calls = _calls(environment)
-        ours_s.append(_ours(project, environment))
-        ours_calls = _calls(environment)
-    return {
-        "ours_s": ours_s,
-        "plain_s": plain_s,
-        "ratios": [ours / bare for ours, bare in zip(ours_s, plain_s, strict=True)],
-        "ours_calls": ours_calls,
-        "plain_calls": plain_calls,
-        "load": loads,
+    ways = {
+        "plain": lambda: _plain(plain, environment),
+        "ours": lambda: _ours(project, environment),
     }
+    pairs: list[dict[str, float]] = []
+    calls: dict[str, int] = {}
+    _calls(environment)
+    for number in range(runs):
+        pair = {"load": load()}
+        # Which one goes first changes, so that a host that grows slower favours neither.
+        for way in reversed(ways) if number % 2 else ways:
+            pair[way] = ways[way]()
+            calls[way] = _calls(environment)
+        pairs.append({**pair, "ratio": pair["ours"] / pair["plain"]})
+        said = ", ".join(f"{name} {value:.2f}" for name, value in pairs[-1].items())
+        print(f"{number + 1}/{runs}: {said}", file=sys.stderr, flush=True)
+    medians = {name: middle(pair[name] for pair in pairs) for name in pairs[0]}
+    return {"calls": calls, "medians": medians, "pairs": pairs, "stages_s": _stages(project)}
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    print(", ".join(f"{name} {value}" for name, value in host().items()))
+    print(f"calls of vagrant: plain {found['calls']['plain']}, ours {found['calls']['ours']}\n")
+    heads = ("plain", "ours", "ratio", "load")
+    print("| pair | " + " | ".join(heads) + " |\n" + "|---" * (len(heads) + 1) + "|")
+    for name, pair in [*enumerate(found["pairs"], 1), ("median", found["medians"])]:
+        print(f"| {name} | " + " | ".join(f"{pair[head]:.2f}" for head in heads) + " |")
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in found["stages_s"].items())
+    print(f"\nstages of the last build of ours, in s: {stages}")
+
+
+def _stages(project: Path) -> Mapping[str, float]:
+    """How long each stage of the newest build took."""
+    report = max(project.glob("runs/*/report.json"))
+    (row,) = json.loads(report.read_text())["results"]
+    stages: Mapping[str, float] = row["stages_s"]
+    return stages
 
 
 def _environment(place: Path) -> dict[str, str]:
@@ -111,6 +129,8 @@ def _environment(place: Path) -> dict[str, str]:
     vagrant = shutil.which("vagrant")
     if vagrant is None:
         sys.exit("benchmarks.vagrant: there is no vagrant on this host")
+    if why := libvirt.answers():
+        sys.exit(f"benchmarks.vagrant: libvirt does not answer; tests/host/start-libvirt?\n{why}")
     shim = place / "bin" / "vagrant"
     shim.parent.mkdir()
     shim.write_text(COUNTING.replace("VAGRANT", vagrant))
@@ -134,15 +154,18 @@ def _calls(environment: Mapping[str, str]) -> int:
 
 
 def _ours(project: Path, environment: Mapping[str, str]) -> float:
-    argv = [sys.executable, "-m", "build_orchestrator", "up", "debian_bookworm_libvirt", "-qq"]
-    here = {**environment, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return _timed([argv], project, here)
+    argv = [*BUILD, "up", "debian_bookworm_libvirt", "-qq"]
+    return _timed([argv], project, {**environment, "PYTHONPATH": str(ROOT)})
 
 
 def _plain(folder: Path, environment: Mapping[str, str]) -> float:
     copy = "vagrant ssh-config >config && scp -q -F config default:/tmp/out.txt ."
-    steps = [["vagrant", "up"], ["sh", "-c", copy], ["vagrant", "destroy", "-f"]]
-    return _timed(steps, folder, environment)
+    end = ["vagrant", "destroy", "-f"]
+    try:
+        return _timed([["vagrant", "up"], ["sh", "-c", copy], end], folder, environment)
+    except SystemExit:
+        subprocess.run(end, cwd=folder, env=environment, capture_output=True, check=False)
+        raise
 
 
 def _timed(steps: list[list[str]], folder: Path, environment: Mapping[str, str]) -> float:

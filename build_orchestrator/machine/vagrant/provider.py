@@ -265,8 +265,8 @@ class VagrantProvider:
             contextlib.ExitStack() as turn,
         ):
             (folder / "Vagrantfile").write_text(self._vagrantfile(request, port))
-            if self.name == "virtualbox":  # Imports that run at once get in each other's way.
-                lock = state_home() / "locks" / "virtualbox"
+            if self.name != "libvirt":  # Imports that run at once get in each other's way.
+                lock = state_home() / "locks" / self.name
                 turn.enter_context(locked(lock, deadline=deadline, cancel=cancel))
 
             def hear(line: str) -> None:
