@@ -30,8 +30,13 @@ distros:
     deadlines: {boot_s: 600}
     providers:
       qemu: {image: {bootstrap: bookworm}}
-      libvirt: {image: {box: debian/bookworm64, version: VERSION}}
+      libvirt: &larger {image: {box: debian/bookworm64, version: VERSION}, size: {disk_mib: 9216}}
       virtualbox: {image: {box: debian/bookworm64, version: VERSION}}
+  debian_failing:
+    distribution: Debian
+    release: failing
+    deadlines: {boot_s: 600}
+    providers: {libvirt: *larger}
 recipes:
   small:
     script: provision/make.sh
@@ -42,6 +47,7 @@ SCRIPT = f"""\
 #!/bin/sh
 # Packs what depends on inputs, variables and the machine, and not on who started it.
 set -eu
+[ "$BUILD_DISTRO" = debian_bookworm ] || exit 7
 mkdir -p cloudify/env
 id -un >cloudify/env/user
 uname -sm >cloudify/env/kernel
@@ -51,6 +57,8 @@ for name in BUILD_TARGET BUILD_DISTRO BUILD_INPUTS BUILD_OUTPUT SOURCE_DATE_EPOC
   eval "echo $name=\\$$name"
 done >cloudify/env/variables
 cat names.txt provision/more/part >cloudify/env/names
+{{ hostname; command -v rsync; ls /etc/ssh/ssh_host_*_key; }} >cloudify/env/machine
+df --output=size -BG / | tail -n 1 | tr -d ' G' >cloudify/env/disk_gib
 tar --sort=name --mtime=@$SOURCE_DATE_EPOCH --owner=0 --group=0 -cf - cloudify |
   gzip -n >"$BUILD_OUTPUT/{OUTPUT}"
 """
@@ -58,6 +66,9 @@ tar --sort=name --mtime=@$SOURCE_DATE_EPOCH --owner=0 --group=0 -cf - cloudify |
 
 class Customer:
     """A project's folder, and a Vagrant with a home of its own."""
+
+    limit_s = 850
+    """How long one command may take."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder, self.home = folder, home
@@ -98,7 +109,7 @@ class Customer:
             },
             capture_output=True,
             text=True,
-            timeout=850,
+            timeout=self.limit_s,
             check=False,
         )
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
@@ -139,7 +150,7 @@ class Customer:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=850,
+            timeout=self.limit_s,
             check=False,
         )
         assert done.returncode == status, f"vagrant {arguments}:\n{done.stdout[-4000:]}"
@@ -150,9 +161,9 @@ class Customer:
         rows = [line.split(",") for line in self.vagrant("status", "--machine-readable").split()]
         return {row[1]: row[3] for row in rows if len(row) > 3 and row[2] == "state"}
 
-    def members(self, target: str) -> dict[str, str]:
-        """What the artifact in dist/<target>/ holds."""
-        return members_of(self.folder / "dist" / target / OUTPUT)
+    def collected(self, target: str) -> Path:
+        """The artifact that plain Vagrant has brought out."""
+        return self.folder / "dist" / target / OUTPUT
 
     def end_all(self) -> None:
         """Never leave a machine behind, whatever a test has done."""

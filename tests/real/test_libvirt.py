@@ -6,16 +6,21 @@ Where QEMU emulates, a boot takes a minute: machines are shared by what can hone
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.contract.machines import in_libvirt
+from tests.real.customer import CHECKOUT, OUTPUT, VERSION, Customer, members_of
 from tests.real.running import Project
 
 TARGETS = """\
@@ -42,6 +47,11 @@ recipes:
 pytestmark = pytest.mark.usefixtures("vagrant_host")
 
 ONE, TWO = "debian_one_libvirt", "debian_two_libvirt"
+BUILT = "debian_bookworm_libvirt"
+MACHINE = [
+    *("vagrant", "/usr/bin/rsync"),
+    *("/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_ed25519_key"),
+]
 RECORD = """\
 #!/bin/sh
 echo "$*" >>{calls}
@@ -85,6 +95,10 @@ class LibvirtProject(Project):
         uuids = {run_uuid} if run_uuid else set(self.uuids())
         return [each for each in in_libvirt() if any(f"bo-{uuid}" in each for uuid in uuids)]
 
+    def domains(self) -> list[str]:
+        """Those of this project's runs, without their volumes."""
+        return [each for each in self.in_libvirt() if not each.endswith(".img")]
+
     def uuids(self) -> list[str]:
         return [path.name for path in self.state.glob("build-orchestrator/runs/*")] + [
             path.read_text().split('"run_uuid": "')[1][:32]
@@ -122,29 +136,44 @@ class LibvirtProject(Project):
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[LibvirtProject]:
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        project = LibvirtProject(tmp_path / "project", Path(state))
+        project = LibvirtProject(tmp_path / f"project-{VERSION}", Path(state))
         try:
             yield project
         finally:
             project.destroy_all()
 
 
-def test_two_targets_at_once_one_of_which_fails(project: LibvirtProject, tmp_path: Path) -> None:
-    """One is built and published, one fails for its own reasons; each costs two calls."""
-    vagrant = subprocess.run(["which", "vagrant"], stdout=subprocess.PIPE, text=True, check=True)
-    project.count_calls(tmp_path / "bin", vagrant.stdout.strip())
-    project.write(
-        'id -un; [ "$BUILD_DISTRO" = debian_one ] || exit 7; echo made >"$BUILD_OUTPUT/one.txt"'
-    )
-    done = project.build("up", "*", "-j2")
+def test_two_targets_at_once_and_plain_vagrant(project: LibvirtProject, tmp_path: Path) -> None:
+    """One is built and published, one fails for its own reasons; each costs two calls. Then plain
+    Vagrant builds the same bytes, and nothing is left in libvirt but the box."""
+    customer = Customer(project.folder, tmp_path)
+    customer.write_project()
+    customer.add_box(BUILT)
+    vagrant = shutil.which("vagrant")
+    assert vagrant is not None
+    project.count_calls(tmp_path / "bin", vagrant)
+    project.environment["VAGRANT_HOME"] = customer.environment["VAGRANT_HOME"]
+    try:
+        done = project.build("up", "*_libvirt", "-j2")
+        assert done.status == 1, done.stderr[-3000:]
+        assert "status 7" in done.stdout
+        assert project.leftovers() == []
+        assert sorted(project.calls()) == ["destroy", "destroy", "up", "up"]
+        (built,) = project.folder.glob(f"dist/dev/*/{OUTPUT}")
+        members = members_of(built)
+        assert members["cloudify/env/user"] == "root\n"
+        assert members["cloudify/env/variables"].startswith(f"BUILD_TARGET={BUILT}\n")
+        # The box starts from its own disk, makes its own keys, and takes the whole of a larger one.
+        assert members["cloudify/env/machine"].split() == MACHINE
+        assert int(members["cloudify/env/disk_gib"]) == 9
 
-    assert done.status == 1, done.stderr[-3000:]
-    assert "root" in project.log_of(ONE)
-    assert [path.read_text() for path in project.folder.glob("dist/dev/*/one.txt")] == ["made\n"]
-    assert "status 7" in done.stdout
-    assert project.leftovers() == []
-    calls = [call for call in project.calls() if not call.startswith("box add")]
-    assert sorted(calls) == ["destroy", "destroy", "up", "up"]
+        customer.vagrant("up", BUILT)
+        assert customer.collected(BUILT).read_bytes() == built.read_bytes()
+        assert customer.domain in in_libvirt()
+        customer.vagrant("destroy", "-f", BUILT)
+        assert customer.domain not in str(in_libvirt())
+    finally:
+        customer.forget_libvirt()
 
 
 def test_a_boot_that_takes_too_long_is_the_environments(project: LibvirtProject) -> None:
@@ -157,31 +186,24 @@ def test_a_boot_that_takes_too_long_is_the_environments(project: LibvirtProject)
     assert project.leftovers() == []
 
 
-def test_an_interrupt_while_it_boots_leaves_nothing(project: LibvirtProject) -> None:
-    """SIGINT once the domain is there: exit 130, machine destroyed."""
+def test_a_kill_and_an_interrupt_while_they_boot(project: LibvirtProject) -> None:
+    """The interrupted one destroys its machine. SIGKILL leaves a Vagrant at work: sweep ends it,
+    and whatever it has made."""
     project.write("true")
-    child = project.start("up", ONE)
-    until(project.in_libvirt, child)
-    child.send_signal(signal.SIGINT)
+    killed = project.start("up", ONE)
+    interrupted = project.start("up", TWO)
+    until(lambda: all(each in str(project.domains()) for each in (ONE, TWO)), killed, interrupted)
+    killed.kill()
+    killed.wait()
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(timeout=120) == 130
+    assert project.vagrants(), "that of the killed one lives on"
+    assert project.in_libvirt()
+    assert all(ONE in each for each in project.in_libvirt())
 
-    assert child.wait(timeout=120) == 130
-    assert project.leftovers() == []
-
-
-def test_a_kill_while_it_boots_is_swept_with_the_vagrant_that_lives_on(
-    project: LibvirtProject,
-) -> None:
-    """SIGKILL of ours leaves Vagrant at work; sweep ends it and whatever it has made."""
-    project.write("true")
-    child = project.start("up", ONE)
-    until(project.in_libvirt, child)
-    child.kill()
-    child.wait()
-    assert project.vagrants()
     swept = project.build("sweep")
-
     assert swept.status == 0, swept.stdout + swept.stderr
-    assert "destroyed" in swept.stdout
+    assert f"{ONE}-1  (its orchestrator is gone)" in swept.stdout
     assert project.leftovers() == []
 
 
@@ -206,10 +228,46 @@ def test_a_kill_and_an_interrupt_while_scripts_run(project: LibvirtProject) -> N
     assert project.leftovers() == []
 
 
-def until(condition: Callable[[], object], child: subprocess.Popen[bytes]) -> None:
-    """Wait for something that a running `build` does."""
+@pytest.mark.soak  # ten minutes
+@pytest.mark.timeout(3600)
+def test_plain_vagrant_builds_the_agent(project: LibvirtProject, tmp_path: Path) -> None:
+    """In a copy of this repository, as people get it: what `build up` builds, to the byte."""
+    project.folder.rmdir()
+    subprocess.run(["git", "clone", "-q", str(CHECKOUT), str(project.folder)], check=True)
+    targets = project.folder / "targets.yaml"
+    public = "box: debian/bookworm64, version: "
+    assert public in targets.read_text()
+    targets.write_text(re.sub(f"{public}[0-9.]+", public + VERSION, targets.read_text()))
+    customer = Customer(project.folder, tmp_path)
+    customer.limit_s = 3000
+    customer.build("render", "--write")
+    customer.add_box(BUILT)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            ours = pool.submit(customer.build, "up", BUILT)
+            # Only once the box's disk is in libvirt: who comes first brings it.
+            until(lambda: ours.done() or any(f"{BUILT}-1" in each for each in in_libvirt()))
+            customer.vagrant("up", BUILT)
+            ours.result()
+        (built,) = project.folder.glob(f"dist/dev/*/{OUTPUT}")
+        by_hand = customer.collected(BUILT)
+        assert names_in(by_hand) == names_in(built)
+        assert by_hand.read_bytes() == built.read_bytes()
+        customer.vagrant("destroy", "-f", BUILT)
+    finally:
+        customer.forget_libvirt()
+
+
+def names_in(archive: Path) -> list[str]:
+    """What a tar holds, in its order."""
+    with tarfile.open(archive) as tar:
+        return tar.getnames()
+
+
+def until(condition: Callable[[], object], *children: subprocess.Popen[bytes]) -> None:
+    """Wait for something that every running `build` does."""
     end = time.monotonic() + 300
     while not condition():
-        assert child.poll() is None, "build ended early"
+        assert all(child.poll() is None for child in children), "build ended early"
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.1)
