@@ -5,19 +5,41 @@ What plain Vagrant builds on libvirt is held against `build up` in test_libvirt.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from build_orchestrator.model import through_vagrant
+from build_orchestrator.deadline import NEVER, Deadline
+from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.machine.contract import silent
+from build_orchestrator.machine.vagrant.boxes import public_box
+from build_orchestrator.model import Image, ImageSource, through_vagrant
 from tests.conftest import require
 from tests.real.customer import CHECKOUT, VERSION, Customer, machines_below, members_of
 
 BOX_TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "qemu-system-x86_64", "ssh", "vagrant")
+
+
+def _empty_box() -> bytes:
+    """A box that no machine starts from."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, text in {"metadata.json": b'{"provider": "libvirt"}', "box.img": b""}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    return packed.getvalue()
+
+
+EMPTY_BOX = _empty_box()
 
 
 @pytest.fixture
@@ -49,6 +71,63 @@ def test_plain_vagrant_builds_on_virtualbox(customer: Customer) -> None:
     assert machines_below(customer.home) == []
     # What is left is the master that linked clones start from, as with VirtualBox.
     assert len(list((customer.home / "vbox").glob("*.json"))) == 1
+
+
+class Catalogue(BaseHTTPRequestHandler):
+    """Has one box, in one version, for one provider, as public catalogues do."""
+
+    def do_GET(self) -> None:
+        """What Vagrant asks for."""
+        here = f"http://{self.headers['Host']}"
+        provider = {"name": "libvirt", "url": f"{here}/package.box"}
+        versions = [{"version": "1.2.3", "providers": [provider]}]
+        answers = {
+            "/some/box": json.dumps({"name": "some/box", "versions": versions}).encode(),
+            "/package.box": EMPTY_BOX,
+        }
+        answer = answers.get(self.path.partition("?")[0])
+        self.send_response(404 if answer is None else 200)
+        kind = "octet-stream" if self.path == "/package.box" else "json"
+        self.send_header("Content-Type", f"application/{kind}")
+        self.end_headers()
+        self.wfile.write(answer or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def catalogue() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Catalogue) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_public_box_is_fetched_or_told_why_not(
+    catalogue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real Vagrant, from a catalogue on loopback."""
+    require("vagrant")
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "vagrant"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def fetch(box: str, version: str, server: str = catalogue) -> Image:
+        monkeypatch.setenv("VAGRANT_SERVER_URL", server)
+        source = ImageSource(box=box, version=version)
+        limit = Deadline("image", 120)
+        return public_box(source, "libvirt", deadline=limit, cancel=NEVER, on_line=silent)
+
+    with pytest.raises(EnvironmentFailure, match="BoxAddShortNotFound"):
+        fetch("some/box", "1.2.3", server="http://127.0.0.1:1")
+    with pytest.raises(HostNotReady, match="BoxNotFound"):
+        fetch("no/box", "1.2.3")
+    with pytest.raises(HostNotReady, match="BoxAddNoMatchingVersion"):
+        fetch("some/box", "9.9.9")
+    assert fetch("some/box", "1.2.3").source == "some/box 1.2.3"
+    assert fetch("some/box", "1.2.3", server="http://127.0.0.1:1").disk == "some/box"
 
 
 def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:

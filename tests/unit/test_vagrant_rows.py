@@ -65,6 +65,25 @@ def test_an_error_is_told_apart_by_its_class(
     assert words in found.resolution
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("The requested URL returned error: 404", HostNotReady),
+        ("The requested URL returned error: 410 Gone", HostNotReady),
+        ("The requested URL returned error: 503", EnvironmentFailure),
+        ("Failed to connect to box.example port 404 after 12 ms", EnvironmentFailure),
+    ],
+)
+def test_a_box_that_nobody_has_is_not_a_catalogue_that_does_not_answer(
+    said: str, expected: type[OrchestratorError]
+) -> None:
+    """Vagrant calls both the same; the server's status tells them apart."""
+    words = f'The box could not be found.\n\nURL: ["https://box.example/404/x"]\nError: {said}'
+    found = failure("vagrant box add", [("Vagrant::Errors::BoxAddShortNotFound", words)], "", [])
+
+    assert type(found) is expected
+
+
 def test_a_full_disk_explains_any_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence comes before what was said."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 20})())

@@ -1,11 +1,13 @@
 """What a failed call of Vagrant's means, by the class of its error.
 
 Vagrant's exit status is 0 or 1, and its messages are for people and translated; the class of the
-error that it ended with is neither.
+error that it ended with is neither. One class tells too little: a box that nobody has and a
+catalogue that does not answer are the same to Vagrant. There the server's own status decides.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +29,7 @@ NOT_READY = {
     "BoxProviderDoesntMatch": "Correct image.box in targets.yaml: it is another provider's box.",
     "BoxChecksumMismatch": "Correct image.sha256 in targets.yaml, or fetch the box again.",
     "BoxChecksumInvalidType": "Correct image.sha256 in targets.yaml.",
-    "BoxNotFound": "Correct image.box in targets.yaml.",
+    "BoxNotFound": "Correct image.box in targets.yaml; its publisher may have removed it.",
     "VagrantfileSyntaxError": "Correct vagrant/Vagrantfile.j2.",
     "VagrantfileLoadError": "Correct vagrant/Vagrantfile.j2.",
     "ConfigInvalid": "Correct the target's row in targets.yaml, or vagrant/Vagrantfile.j2.",
@@ -41,11 +43,17 @@ PASSING = {
     "ForwardPortCollisionResume": "Something took the port meanwhile; a second try takes another.",
     "MachineLocked": "Another process of Vagrant's works on this machine; try again.",
     "EnvironmentLockedError": "Another process of Vagrant's holds its lock; try again.",
+    "BoxAddShortNotFound": "Is the box's catalogue reachable from this host? Try again.",
+    "BoxMetadataDownloadError": "Is the box's catalogue reachable from this host? Try again.",
     "BoxAddDownloadFailed": "Is the box's address reachable from this host? Try again.",
     "DownloaderError": "Is the box's address reachable from this host? Try again.",
     "DownloaderInterrupted": "Try again.",
 }
 """Errors that may pass. Those in neither list are taken for passing, too."""
+
+NOWHERE = re.compile(r"returned error: 4(?:04|10)\b")
+"""How curl, with which Vagrant fetches, says that a server has no such thing; in every language."""
+FETCHING = frozenset({"BoxAddShortNotFound", "BoxMetadataDownloadError", "DownloaderError"})
 
 
 def failure(
@@ -61,6 +69,8 @@ def failure(
     """
     found = list(errors)
     kind = found[-1][0].rpartition("::")[2] if found else ""
+    if kind in FETCHING and NOWHERE.search(found[-1][1]):
+        kind = "BoxNotFound"
     details = "\n".join(f"{each}: {message}" for each, message in found) or words.strip()
     if full := _full(places):
         return EnvironmentFailure(
