@@ -112,15 +112,18 @@ class LibvirtProject(Project):
         found += [str(path) for path in self.folder.rglob(".vagrant")]
         return found + [f"process {pid}" for pid in self.vagrants()]
 
-    def vagrants(self) -> list[int]:
-        """Every process of Vagrant's that works for this project."""
+    def vagrants(self, target: str = "") -> list[int]:
+        """Every process of Vagrant's that works for this project, or for one target of it."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if f"VAGRANT_CWD={self.state}".encode() in environment:
+            if (
+                f"VAGRANT_CWD={self.state}".encode() in environment
+                and target.encode() in environment
+            ):
                 found.append(int(entry.name))
         return found
 
@@ -195,9 +198,10 @@ def test_a_kill_and_an_interrupt_while_they_boot(project: LibvirtProject) -> Non
     until(lambda: all(each in str(project.domains()) for each in (ONE, TWO)), killed, interrupted)
     killed.kill()
     killed.wait()
+    assert project.vagrants(ONE), "it lives on"
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(timeout=120) == 130
-    assert project.vagrants(), "that of the killed one lives on"
+    assert project.vagrants(TWO) == []
     assert project.in_libvirt()
     assert all(ONE in each for each in project.in_libvirt())
 
