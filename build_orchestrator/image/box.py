@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import time
 import uuid
@@ -146,6 +147,7 @@ def _disk(suite: str, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> Pa
             on_line("making the disk")
             raw = bootable.make(work, DISK_MIB, deadline=deadline, cancel=cancel)
             _convert(raw, folder / "disk.qcow2", ("-c", "-O", "qcow2"), deadline, cancel)
+            shutil.copy(work / "tree/vmlinuz", folder)  # To see whether KVM works.
         facts = {"suite": suite, "made_at": int(time.time()), "recipe": RECIPE}
         (folder / "disk.json").write_text(json.dumps(facts, indent=2) + "\n")
 

@@ -31,7 +31,7 @@ from build_orchestrator.machine.contract import Abilities, MachineRequest, Notif
 from build_orchestrator.machine.vagrant import boxes, ports
 from build_orchestrator.machine.vagrant.adapter import MARK, Caller
 from build_orchestrator.machine.vagrant.connection import connection, connection_of, facts_of
-from build_orchestrator.machine.vagrant.driver import driver_of
+from build_orchestrator.machine.vagrant.driver import driver_of, probe
 from build_orchestrator.machine.vagrant.ready import TOOLS
 from build_orchestrator.machine.vagrant.tools import Tools
 from build_orchestrator.machine.vagrant.watch import watched
@@ -249,6 +249,8 @@ class VagrantProvider:
         self, request: MachineRequest, deadline: Deadline, cancel: Cancel, identified: Identified
     ) -> None:
         name, folder = request.identity.name, Path(request.identity.folder)
+        if self.name == "libvirt":
+            probe(request.options, cancel=cancel)
         if self._tools is not None:
             box = boxes.place_of(request.image.disk, request.image.version, self.name)
             if box is None:
