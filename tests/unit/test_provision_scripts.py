@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -176,18 +182,189 @@ def test_sources_lost_during_an_install_are_the_environment(host: Host) -> None:
     assert host.prerequisites().returncode == 75
 
 
-def test_an_old_python_gets_a_newer_one_beside_it(host: Host) -> None:
-    """Where python3 is too old, the family's newer Python is installed, or the lack is named."""
-    host.has_everything()
-    host.command("python3", "exit 1")
-    done = host.prerequisites()
-    if host.family in ("apt-get", "yum"):
-        assert done.returncode == 1
-        assert "no Python 3.8 or later" in done.stderr
-    else:
-        newer = "python3.11" if host.family == "dnf" else "python311"
-        assert host.calls == [host.refresh, f"install {newer} {newer}-pip {newer}-devel"]
+OLD_PYTHON = f'case $* in *version_info*) exit 1 ;; esac; exec {sys.executable} "$@"'
+"""Too old to build with, and good enough for what any Python has to run."""
 
+
+@pytest.mark.parametrize(("family", "newer"), [("dnf", "python3.11"), ("zypper", "python311")])
+def test_an_old_python_gets_a_newer_one_beside_it(tmp_path: Path, family: str, newer: str) -> None:
+    """Where the family has one: as a package, and nothing is brought."""
+    host = Host(tmp_path, family)
+    host.has_everything()
+    host.command("python3", OLD_PYTHON)
+    host.command("python3.11", f"[ -e $INSTALLED/{newer} ]")
+
+    done = host.prerequisites()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert host.calls == [host.refresh, f"install {newer} {newer}-pip {newer}-devel"]
+
+
+# --- a Python that is brought ---------------------------------------------------------------------
+
+UV = """\
+#!/bin/sh
+# Plays uv: writes down what it was asked, and installs this very Python or fails.
+echo "$*" >>$LOG
+[ ! -e $BROKEN/uv ] || exit 2
+mkdir -p $BUILD_PYTHON/cpython/bin
+ln -s %s $BUILD_PYTHON/cpython/bin/python3
+"""
+
+
+class Legacy(Host):
+    """A host whose only Python is too old; uv is in the index that ``answers`` it."""
+
+    def __init__(self, folder: Path, family: str = "apt-get") -> None:
+        super().__init__(folder, family)
+        self.has_everything()
+        self.command("python3", OLD_PYTHON)
+        for name in ("tar", "gzip", "ln"):
+            (self.bin / name).symlink_to(shutil.which(name) or name)
+        self.inputs, self.brought = folder / "inputs", folder / "brought"
+        self.inputs.mkdir()
+        self.script = folder / "prerequisites.sh"
+        self.script.write_text(PREREQUISITES.read_text())
+
+    def wheel(self) -> tuple[str, bytes]:
+        """The name and content of the static wheel that is asked for, by its checksum."""
+        file = io.BytesIO()
+        version = re.findall(r"(?m)^UV_VERSION=(.*)$", PREREQUISITES.read_text())[0]
+        with zipfile.ZipFile(file, "w") as wheel:
+            wheel.writestr(f"uv-{version}.data/scripts/uv", UV % sys.executable)
+        digest = hashlib.sha256(file.getvalue()).hexdigest()
+        text = re.sub(r"\b[0-9a-f]{64}\b", digest, PREREQUISITES.read_text())
+        self.script.write_text(text)
+        kind = f"manylinux2014_x.musllinux_1_1_{platform.machine()}"
+        return f"uv-{version}-py3-none-{kind}.whl", file.getvalue()
+
+    def bring(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            f". {self.script}; echo $PYTHON",
+            BUILD_INPUTS=str(self.inputs), BUILD_PYTHON=str(self.brought), **environment,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["apt-get", "yum"])
+def test_where_no_package_is_recent_enough_uv_brings_a_standalone_python(
+    tmp_path: Path, served: Callable[[dict[str, bytes]], str], family: str
+) -> None:
+    """uv itself from the package index, by its checksum, without any pip; nothing of it is left.
+    The next time what was brought is there."""
+    host = Legacy(tmp_path, family)
+    name, content = host.wheel()
+    links = f'<a href="../../files/{name}#sha256=0">{name}</a>'.encode()
+    index = served({"/simple/uv/": links, f"/files/{name}": content})
+
+    done = host.bring(PIP_INDEX_URL=index)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    python = host.brought / "cpython/bin/python3"
+    assert done.stdout.splitlines()[-1] == str(python)
+    (call,) = host.log.read_text().splitlines()
+    assert call == f"python install --quiet --no-bin --install-dir {host.brought} 3.11"
+    assert [path.name for path in host.brought.iterdir()] == ["cpython"]
+    assert host.bring().stdout.splitlines() == [str(python)]
+
+
+def test_a_login_of_the_index_is_used_and_not_shown(
+    tmp_path: Path, served: Callable[[dict[str, bytes]], str]
+) -> None:
+    """For a page that wants one; the message has none."""
+    host = Legacy(tmp_path)
+    index = served({"/simple/uv/ me:hidden": b"nothing"}).replace("//", "//me:hidden@")
+
+    done = host.bring(PIP_INDEX_URL=index)
+
+    assert done.returncode == 1
+    assert "there is no wheel of uv" in done.stderr
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_uv_of_other_bytes_is_not_run(
+    tmp_path: Path, served: Callable[[dict[str, bytes]], str]
+) -> None:
+    """Whatever the index says of them."""
+    host = Legacy(tmp_path)
+    name, content = host.wheel()
+    link = f'<a href="{name}">{name}</a>'.encode()
+
+    done = host.bring(
+        PIP_INDEX_URL=served({"/simple/uv/": link, f"/simple/uv/{name}": content + b"!"})
+    )
+
+    assert done.returncode == 1
+    assert "its SHA-256 is not" in done.stderr
+    assert "put a standalone CPython into the inputs as python.tar.gz" in done.stderr
+    assert host.log.read_text() == ""
+
+
+def test_a_source_of_pythons_out_of_reach_is_the_environment(
+    tmp_path: Path, served: Callable[[dict[str, bytes]], str]
+) -> None:
+    """uv knows address and checksum: where it fails, fetching did. The ways out are named."""
+    host = Legacy(tmp_path)
+    name, content = host.wheel()
+    (host.broken / "uv").touch()
+    link = f'<a href="{name}">{name}</a>'.encode()
+
+    done = host.bring(PIP_INDEX_URL=served({"/simple/uv/": link, f"/simple/uv/{name}": content}))
+
+    assert done.returncode == 75
+    assert "UV_PYTHON_INSTALL_MIRROR" in done.stderr
+    assert "python.tar.gz" in done.stderr
+
+
+def test_a_standalone_python_in_the_inputs_needs_no_network(tmp_path: Path) -> None:
+    """It is unpacked and used; one that does not run here is no success."""
+    host = Legacy(tmp_path)
+    program = tmp_path / "python/bin/python3"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(sys.executable)
+    shutil.make_archive(str(host.inputs / "python"), "gztar", tmp_path, "python")
+
+    done = host.bring(PIP_INDEX_URL="http://127.0.0.1:9/simple")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == str(host.brought / "python/bin/python3")
+
+    program.unlink()
+    program.write_text("no program")
+    program.chmod(0o755)
+    shutil.make_archive(str(host.inputs / "python"), "gztar", tmp_path, "python")
+    shutil.rmtree(host.brought)
+    done = host.bring()
+    assert done.returncode == 1
+    assert "the standalone CPython does not run here; it needs glibc 2.17" in done.stderr
+
+
+def test_without_any_python_and_any_source_the_lack_is_named(tmp_path: Path) -> None:
+    """As on CentOS 6, which has no python3 at all: exit 1, and the way out."""
+    host = Legacy(tmp_path, "yum")
+    (host.bin / "python3").unlink()
+
+    done = host.bring()
+
+    assert done.returncode == 1
+    assert "no Python 3.8 or later can be had from this distribution" in done.stderr
+    assert "python.tar.gz" in done.stderr
+
+
+def test_what_any_python_has_to_run_is_old_enough(tmp_path: Path) -> None:
+    """Debian 8 has Python 3.4."""
+    text = PREREQUISITES.read_text()
+    code = text.partition("<<'ASK'\n")[2].partition("\nASK\n")[0]
+    (tmp_path / "ask.py").write_text(code)
+    vermin = [str(Path(sys.executable).with_name("vermin")), "--quiet", "--no-tips", "--violations"]
+
+    done = subprocess.run(
+        [*vermin, "--target=3.4-", str(tmp_path / "ask.py")], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+# --- releases without support ---------------------------------------------------------------------
 
 DEBIAN = "deb http://deb.debian.example/debian jessie main\n"
 CENTOS = """\
@@ -261,16 +438,27 @@ def test_an_index_out_of_reach_stops_before_anything_is_installed(host: Host) ->
     assert "hidden" not in done.stdout + done.stderr
 
 
+Handle = Callable[[BaseHTTPRequestHandler], tuple[int, bytes]]
+
+
 @pytest.fixture
-def index() -> Iterator[Callable[[int], str]]:
-    """A package index on loopback that answers every request with one status."""
+def serve() -> Iterator[Callable[[Handle], str]]:
+    """Package indexes on loopback."""
     servers: list[HTTPServer] = []
 
-    def serve(status: int) -> str:
+    def start(handle: Handle) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
+                self.answer(*handle(self))
+
+            def do_GET(self) -> None:
+                self.answer(*handle(self))
+
+            def answer(self, status: int, content: bytes) -> None:
                 self.send_response(status)
                 self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
@@ -280,10 +468,28 @@ def index() -> Iterator[Callable[[int], str]]:
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/simple"
 
-    yield serve
+    yield start
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def index(serve: Callable[[Handle], str]) -> Callable[[int], str]:
+    """An index that answers every request with one status."""
+    return lambda status: serve(lambda _: (status, b""))
+
+
+@pytest.fixture
+def served(serve: Callable[[Handle], str]) -> Callable[[dict[str, bytes]], str]:
+    """An index with these pages; one that wants a login has it after its path."""
+
+    def handle(request: BaseHTTPRequestHandler, pages: dict[str, bytes]) -> tuple[int, bytes]:
+        login = request.headers.get("Authorization", "").removeprefix("Basic ")
+        asked = f"{request.path} {base64.b64decode(login).decode()}".rstrip()
+        return (200, pages[asked]) if asked in pages else (404, b"")
+
+    return lambda pages: serve(lambda request: handle(request, pages))
 
 
 @pytest.mark.parametrize(
