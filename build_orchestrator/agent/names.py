@@ -45,11 +45,14 @@ def distribution_and_release(about: Mapping[str, str], machine: str) -> tuple[st
     """Such as (Debian, bookworm) or (Rocky, 9); another architecture is part of the release."""
     identity, release = about.get("ID", "linux"), about.get("VERSION_ID", "rolling")
     family = f"{identity} {about.get('ID_LIKE', '')}".split()
+    said = re.search(r"\((\w+)\)", about.get("VERSION", ""))
+    codename = said.group(1).lower() if said else ""
     if "debian" in family:
-        old = re.search(r"\((\w+)\)", about.get("VERSION", ""))  # before VERSION_CODENAME was
-        release = about.get("VERSION_CODENAME") or (old.group(1).lower() if old else release)
+        release = about.get("VERSION_CODENAME") or codename or release
     elif "rhel" in family:
-        release = release.split(".")[0]  # a minor release comes with an update, not by choice
+        major = release.split(".")[0]  # a minor release comes with an update, not by choice
+        # Cloudify Managers know those of up to 7 by their codenames: core, maipo.
+        release = codename if codename and major in ("6", "7") else major
     arch = {"x86_64": "", "amd64": "", "aarch64": "-arm64"}.get(machine, f"-{machine}")
     return DISTRIBUTIONS.get(identity, identity.capitalize()), release + arch
 

@@ -24,8 +24,12 @@ from build_orchestrator.agent.names import archive_name, distribution_and_releas
         ('ID=ubuntu\nID_LIKE=debian\nVERSION="24.04 LTS (Noble Numbat)"\nVERSION_CODENAME=noble',
          "x86_64", ("Ubuntu", "noble")),
         ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"', "x86_64", ("Rocky", "9")),
-        ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"', "x86_64", ("CentOS", "7")),
-        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="8.10"', "x86_64", ("RedHat", "8")),
+        ('VERSION="7 (Core)"\nID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"',
+         "x86_64", ("CentOS", "core")),
+        ('VERSION="7.9 (Maipo)"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="7.9"',
+         "x86_64", ("RedHat", "maipo")),
+        ('VERSION="8.10 (Ootpa)"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="8.10"',
+         "x86_64", ("RedHat", "8")),
         ('ID="opensuse-leap"\nID_LIKE="suse opensuse"\nVERSION_ID="15.6"',
          "x86_64", ("openSUSE", "15.6")),
     ],
@@ -33,7 +37,7 @@ from build_orchestrator.agent.names import archive_name, distribution_and_releas
 def test_distribution_and_release_come_from_the_machine(
     tmp_path: Path, text: str, machine: str, expected: tuple[str, str]
 ) -> None:
-    """A codename, else the release as artifacts name it; another architecture is added."""
+    """A codename, as far as Managers know it, else the release; another architecture is added."""
     (tmp_path / "os-release").write_text(text)
 
     about = os_release((str(tmp_path / "none"), str(tmp_path / "os-release")))

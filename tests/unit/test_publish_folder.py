@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.configuration import load
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.events import Event, Warned
+from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.model import Build, Published, PublishedArtifact
 from build_orchestrator.publish import check, publish
 from build_orchestrator.publish.folder import FolderDestination, rename_once
@@ -22,6 +24,7 @@ from build_orchestrator.publish.layout import alias_of
 from tests.contract.publishing import artifact, build_to, item
 
 RACERS = 8
+ROOT = Path(__file__).parents[2]
 
 
 def put(root: Path, content: bytes) -> None:
@@ -170,6 +173,31 @@ def test_an_agent_has_the_name_that_a_manager_looks_for(
     found = alias_of(artifact(tmp_path, b"agent", name), "1.0/build")
 
     assert (found.key if found else "") == (f"1.0/build/{alias}" if alias else "")
+
+
+@pytest.mark.parametrize(
+    ("distro", "alias"),
+    [
+        ("debian_jessie", "debian-jessie-agent.tar.gz"),
+        ("debian_bookworm", "debian-bookworm-agent.tar.gz"),
+        ("ubuntu_precise", "ubuntu-precise-agent.tar.gz"),
+        ("ubuntu_trusty", "ubuntu-trusty-agent.tar.gz"),
+        ("centos_final", "centos-final-agent.tar.gz"),
+        ("centos_core", "centos-core-agent.tar.gz"),
+    ],
+)
+def test_the_shipped_distros_have_the_names_of_the_first_farm(
+    tmp_path: Path, distro: str, alias: str
+) -> None:
+    """As a Manager makes them of what a machine says of itself; normalised, versions are gone."""
+    row = load(ROOT, providers=frozenset(PROVIDERS)).distros[distro]
+    name = f"{row.distribution}-{row.release}-agent_7.1.0-ga-b3.tar.gz"
+
+    found = alias_of(artifact(tmp_path, b"agent", name), "1.0/build")
+
+    assert found is not None
+    assert found.key == f"1.0/build/{alias}"
+    assert f"{name.removesuffix('.tar.gz').rpartition('_')[0].lower()}.tar.gz" == alias
 
 
 def test_the_first_agent_of_a_folder_keeps_the_common_name(tmp_path: Path) -> None:
