@@ -18,7 +18,8 @@ FOLDER = "host-sources"
 LIST = "list.json"
 """In ``host-sources/``: {as written in packager.yaml: path relative to the inputs}."""
 
-SINGLE = ("cloudify_agent_module", "requirements_file")
+FILE = "requirements_file"
+SINGLE = ("cloudify_agent_module", FILE)
 NAMED = ("core_modules", "core_plugins", "additional_plugins")
 LISTED = ("additional_modules",)
 
@@ -52,13 +53,14 @@ def _is_input(place: Path, recipe: Recipe, project: Path) -> bool:
 
 
 def _paths(packager: Path) -> Iterator[str]:
-    for value in _values(packager):
+    for key, value in _values(packager):
         has_address = "://" in value or " @ " in value
-        if not has_address and (value.startswith((".", "/", "~")) or "/" in value):
+        is_path = key == FILE or value.startswith((".", "/", "~")) or "/" in value
+        if is_path and not has_address:
             yield value
 
 
-def _values(packager: Path) -> Iterator[str]:
+def _values(packager: Path) -> Iterator[tuple[str, str]]:
     import yaml
 
     try:
@@ -67,10 +69,10 @@ def _values(packager: Path) -> Iterator[str]:
         return
     if not isinstance(content, dict):
         return
-    values = [content.get(key) for key in SINGLE]
-    values += [each for key in NAMED for each in _mapping(content.get(key)).values()]
-    values += [each for key in LISTED for each in _list(content.get(key))]
-    yield from (value for value in values if isinstance(value, str))
+    values = [(key, content.get(key)) for key in SINGLE]
+    values += [(key, each) for key in NAMED for each in _mapping(content.get(key)).values()]
+    values += [(key, each) for key in LISTED for each in _list(content.get(key))]
+    yield from ((key, value) for key, value in values if isinstance(value, str))
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

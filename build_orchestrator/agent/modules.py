@@ -32,12 +32,12 @@ class Module:
     @property
     def line(self) -> str:
         """It as a line of a requirements file, where a path may have no space in it."""
-        return Path(self.source).as_uri() if _is_path(self.source) else self.source
+        return Path(self.source).as_uri() if is_path(self.source) else self.source
 
     @property
     def is_direct(self) -> bool:
         """Whether the source is an address or a path, and not found in an index by name."""
-        return _is_path(self.source) or "://" in self.source
+        return is_path(self.source) or "://" in self.source
 
 
 def asked_for(config: Config) -> list[tuple[str, str]]:
@@ -50,7 +50,7 @@ def asked_for(config: Config) -> list[tuple[str, str]]:
     agent = config.cloudify_agent_module or config.cloudify_agent_version
     if re.match(r"\d[\w.+-]*$", agent) or not config.cloudify_agent_module:
         agent = AGENT_ARCHIVE.format(agent) if agent else ""
-    elif re.match(r"[\w.-]+$", agent) and not _is_path(agent) and agent.replace("_", "-") != AGENT:
+    elif re.match(r"[\w.-]+$", agent) and not is_path(agent) and agent.replace("_", "-") != AGENT:
         raise PackagerError(
             Code.MISSING_CLOUDIFY_AGENT_CONFIG,
             f"cloudify_agent_module: {agent} is no address, path or version",
@@ -91,16 +91,12 @@ def located(asked: list[tuple[str, str]], base: Path, copies: Path) -> list[Modu
     Raises:
         PackagerError: with every path that is not there.
     """
-    brought = {}
-    if (base / HOST_SOURCES).exists():
-        brought = json.loads((base / HOST_SOURCES).read_text(encoding="utf-8"))
     found, missing = [], []
     for number, (name, source) in enumerate(asked):
-        source = brought.get(source, source)  # noqa: PLW2901 (the same thing, by its place here)
-        if not _is_path(source):
+        if not is_path(source):
             found.append(Module(name, source))
             continue
-        path = (base / Path(source).expanduser()).resolve()
+        path = place_of(source, base)
         if not path.exists():
             missing.append(f"{source}: there is no {path}")
         elif path.is_file():
@@ -118,7 +114,15 @@ def located(asked: list[tuple[str, str]], base: Path, copies: Path) -> list[Modu
     return found
 
 
-def _is_path(source: str) -> bool:
+def place_of(source: str, base: Path) -> Path:
+    """Where a path leads: from ``base``, or to what an orchestrator has brought from its host."""
+    if (base / HOST_SOURCES).exists():
+        brought = json.loads((base / HOST_SOURCES).read_text(encoding="utf-8"))
+        source = brought.get(source, source)
+    return (base / Path(source).expanduser()).resolve()
+
+
+def is_path(source: str) -> bool:
     if "://" in source or " @ " in source:
         return False
     return "/" in source or source in (".", "..") or source.endswith((".whl", ".tar.gz", ".zip"))

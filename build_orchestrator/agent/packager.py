@@ -8,13 +8,11 @@ import logging
 import os
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
-from build_orchestrator.agent import interpreter, lockfile, relocation, validation
+from build_orchestrator.agent import interpreter, lockfile, relocation, requirements, validation
 from build_orchestrator.agent.archives import source_date_epoch, write_tar_gz
 from build_orchestrator.agent.config import Config, from_mapping, load, named
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
@@ -141,7 +139,10 @@ class Packager:
         # Whatever can be wrong with the settings is found before anything takes time.
         modules = located(asked, self._base, self._work / "sources")
         wanted = [module.line for module in modules]
-        files = [self._requirements()] if self._config.requirements_file else []
+        files = []
+        if self._config.requirements_file:
+            files = [requirements.find(self._config.requirements_file, self._base, self._work)]
+            modules += requirements.listed(files[0])
         given = lockfile.read(self._options.locked) if self._options.locked else ""
         phase_log.info("virtualenv")
         self._touched = True
@@ -242,29 +243,6 @@ class Packager:
             installer.install("\n".join(direct), "--no-deps", held=held)
         for name, item in sorted(distributions(self._env).items()):
             log.debug("%s %s", name, item.version)
-
-    def _requirements(self) -> Path:
-        """The requirements file, fetched where it is an address."""
-        source = self._config.requirements_file
-        if "://" not in source:
-            path = (self._base / source).resolve()
-            if not path.is_file():
-                raise PackagerError(
-                    Code.COULD_NOT_INSTALL_FROM_REQUIREMENTS_FILE,
-                    f"requirements_file: {source}: there is no {path}",
-                )
-            return path
-        path = self._work / "requirements.txt"
-        try:
-            with urllib.request.urlopen(source, timeout=60) as answer:
-                path.write_bytes(answer.read())
-        except (OSError, ValueError, urllib.error.URLError) as error:
-            raise PackagerError(
-                Code.COULD_NOT_DOWNLOAD_FILE,
-                f"requirements_file: {source}: could not be fetched",
-                details=str(error),
-            ) from error
-        return path
 
     def _exclude(self, installer: Installer) -> None:
         there = distributions(self._env)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
-from build_orchestrator.agent import children, lockfile
+from build_orchestrator.agent import children, lockfile, requirements
 from build_orchestrator.agent.archives import source_date_epoch, write_zip
 from build_orchestrator.agent.cli import described, show_log
 from build_orchestrator.agent.config import load, named
@@ -106,7 +106,14 @@ def build(config_file: Path, output: Path, folder: Path, wheelhouse: Path | None
     archive = output.absolute() / (name[: -len(SUFFIX)] + ".zip")
     work = folder.with_name(folder.name + ".build")
     shutil.rmtree(work, ignore_errors=True)
-    modules = located(asked_for(settings), config_file.absolute().parent, work / "sources")
+    work.mkdir(parents=True)
+    base = config_file.absolute().parent
+    modules = located(asked_for(settings), base, work / "sources")
+    wanted = [module.line for module in modules]
+    files = []
+    if settings.requirements_file:
+        files = [requirements.find(settings.requirements_file, base, work)]
+        modules += requirements.listed(files[0])
     phase_log.info("virtualenv")
     python = copy_interpreter(Path(sys.prefix), folder)
     pips = sorted(wheelhouse.glob("pip-*.whl")) if wheelhouse else []
@@ -114,7 +121,9 @@ def build(config_file: Path, output: Path, folder: Path, wheelhouse: Path | None
     installer = PipOfOurs(python, work, sources, wheel=pips[-1] if pips else None)
     _check_pip(installer)
     phase_log.info("modules")
-    lock = _install(installer, modules)
+    log.info("resolving %d modules and what they need", len(modules))
+    lock = lockfile.resolve(installer, wanted, files)
+    _install(installer, modules, lock)
     for each in excluded(settings):
         if each in in_folders([folder / SITE]):
             installer.uninstall(each)
@@ -169,17 +178,14 @@ def _check_pip(installer: PipOfOurs) -> None:
     )
 
 
-def _install(installer: PipOfOurs, modules: Sequence[Module]) -> str:
-    """Install everything in one resolution, and return the lock of it."""
-    log.info("resolving %d modules and what they need", len(modules))
-    lock = lockfile.resolve(installer, [module.line for module in modules])
+def _install(installer: PipOfOurs, modules: Sequence[Module], lock: str) -> None:
+    """Install what was resolved, and what is not in an index beside it."""
     log.info("installing them")
     if "--hash=" in lock:
         installer.install(lock, "--require-hashes", "--no-deps")
     local = [module.line for module in modules if module.is_direct and module.source not in lock]
     if local:
         installer.install("\n".join(local), "--no-deps")
-    return lock
 
 
 def make_movable(folder: Path) -> None:

@@ -207,6 +207,105 @@ def test_a_changed_module_changes_the_bytes_and_breaks_the_lock(builder: Package
     ).read_bytes()
 
 
+def test_what_a_requirements_file_asks_for_is_installed_and_validated(builder: Packager) -> None:
+    """From an index and from an address; and a lock that lacks it is not enough."""
+    make_wheel(builder.inputs / "wheels", "listed", "1", {"listed.py": b""})
+    wheel = make_wheel(builder.inputs / "more", "elsewhere", "3", {"elsewhere.py": b""})
+    assert builder.run().returncode == 0
+    lines = f"# what we need too\nlisted==1  # exactly\nelsewhere @ {wheel.as_uri()}\n"
+    (builder.inputs / "more.txt").write_text(lines + "other; python_version < '3'\n")
+    with (builder.inputs / "packager.yaml").open("a") as settings:
+        settings.write("requirements_file: more.txt\n")
+
+    done = builder.run(out="more")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(builder.folder / "more" / NAME) as tar:
+        names = {name.rpartition("/")[2] for name in tar.getnames()}
+    assert {"listed.py", "elsewhere.py"} < names
+
+    held = builder.run("--locked", str(builder.folder / "out" / LOCK), out="held")
+    assert held.returncode == 10
+    assert "listed: not installed" in held.stderr
+
+
+@pytest.mark.parametrize(
+    ("keep", "was_there", "stays"),
+    [("", False, False), ("", True, True), ("false", True, False), ("true", False, True)],
+)
+def test_an_environment_stays_where_it_was_asked_for_or_there_before(
+    builder: Packager, keep: str, was_there: bool, stays: bool
+) -> None:
+    """`keep_virtualenv`, as the original understood it."""
+    with (builder.inputs / "packager.yaml").open("a") as settings:
+        settings.write(f"interpreter: system\n{keep and f'keep_virtualenv: {keep}'}\n")
+    env = builder.folder / "work/cloudify/env"
+    if was_there:
+        env.mkdir(parents=True)
+
+    done = builder.run("-f", "-n")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (env / "bin/ctx").exists() is stays
+
+
+CONFIGURE = """\
+# What `cfy-agent configure` does after unpacking, by the code of cloudify-agent (Apache-2.0):
+# --relocated-env of 3.4 to 4.x, which calls virtualenv of before 20, and --fix-shebangs of 7.1.
+import os, sys
+from virtualenv import OK_ABS_SCRIPTS, fixup_pth_and_egg_link, path_locations, relative_script
+
+def to_fix(bin_dir, passed_over=()):
+    for name in sorted(set(os.listdir(bin_dir)) - set(passed_over)):
+        path = os.path.join(bin_dir, name)
+        try:
+            lines = open(path, "rb").read().decode("utf-8").splitlines()
+        except (IsADirectoryError, UnicodeDecodeError):
+            continue
+        if lines and lines[0].startswith("#!") and "bin/python" in lines[0]:
+            print("fixed", name)
+            yield path, lines
+
+def write(path, lines):
+    open(path, "wb").write("\\n".join(lines).encode("utf-8"))
+
+if sys.argv[1] == "--relocated-env":
+    home, lib, inc, bin_dir = path_locations(sys.prefix)
+    for path, lines in to_fix(bin_dir, OK_ABS_SCRIPTS):
+        write(path, relative_script(["#!/usr/bin/env python" + sys.version[:3]] + lines[1:]))
+    fixup_pth_and_egg_link(home)
+else:
+    for path, lines in to_fix(os.path.dirname(sys.executable)):
+        first = ["#!/bin/sh", '"exec" "`dirname $0`/python3.11" "$0" "$@"']
+        write(path, first + lines[1:])
+"""
+
+
+@pytest.mark.parametrize("flag", ["--relocated-env", "--fix-shebangs"])
+def test_an_agent_survives_what_its_consumers_do(
+    builder: Packager, tmp_path: Path, flag: str
+) -> None:
+    """They rewrite scripts that name an interpreter; ours find theirs, and run before and after."""
+    argv = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", f"{tmp_path}/old"]
+    done = subprocess.run([*argv, "virtualenv==16.7.12"], capture_output=True, check=False)
+    require(that=done.returncode == 0, because="virtualenv 16 cannot be had: no index answers")
+    (wheel,) = (tmp_path / "old").iterdir()
+    assert builder.run().returncode == 0
+    with tarfile.open(builder.folder / "out" / NAME) as tar:
+        tar.extractall(tmp_path / "agent", filter="tar")
+    env = (tmp_path / "agent/cloudify/env").rename(tmp_path / "moved")
+    (tmp_path / "configure.py").write_text(CONFIGURE)
+    (env / "bin/theirs").write_text("#!/tmp/nowhere/bin/python\nprint('fixed')\n")
+
+    configured = subprocess.run(
+        [env / "bin/python", tmp_path / "configure.py", flag],
+        env={"PYTHONPATH": str(wheel)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert configured.stdout == "fixed theirs\n"
+    said = subprocess.run([env / "bin/ctx"], capture_output=True, text=True, check=True, env={})
+    assert said.stdout == f"ctx in {env}\n"
+
+
 BROKEN = {
     "import": ({"cloudify/__init__.py": b"import no_such_module\n"}, "", "",
                "import cloudify: ModuleNotFoundError: No module named 'no_such_module'"),

@@ -13,6 +13,7 @@ from build_orchestrator.agent.config import Config
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installed import top_level, wanting
 from build_orchestrator.agent.modules import Module, asked_for, excluded, located
+from build_orchestrator.agent.requirements import listed
 
 
 def agent_of(**given: Any) -> str:
@@ -82,6 +83,25 @@ def test_sources_are_found_beside_the_settings(tmp_path: Path) -> None:
 
     assert [Path(each.source, "setup.py").read_text() for each in found[:2]] == sources[:2]
     assert found[2:] == [Module("", str(tmp_path / "x.whl")), *(Module("", x) for x in sources[3:])]
+
+
+def test_a_requirements_file_is_read_as_installers_read_it(tmp_path: Path) -> None:
+    """Comments, options and continued lines are no requirements; a path in it is refused."""
+    file = tmp_path / "requirements.txt"
+    file.write_text(
+        "# comment\n--index-url https://h.example/simple\n-r more.txt\n\n"
+        "a==1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\n"
+        "b @ https://h.example/b.zip#egg=b  # why\nc[x]>=2; python_version > '3'\n"
+    )
+
+    assert [each.source for each in listed(file)] == [
+        "a==1", "b @ https://h.example/b.zip#egg=b", "c[x]>=2; python_version > '3'",
+    ]  # fmt: skip
+    file.write_text("a\n./b\n-e c\n")
+    with pytest.raises(PackagerError, match="paths cannot be in a requirements file") as raised:
+        listed(file)
+    assert raised.value.code == Code.COULD_NOT_INSTALL_FROM_REQUIREMENTS_FILE
+    assert raised.value.details == "./b\n-e c"
 
 
 def test_what_an_orchestrator_brought_is_found_by_how_it_is_written(tmp_path: Path) -> None:

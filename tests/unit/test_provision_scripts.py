@@ -358,7 +358,10 @@ def test_what_any_python_has_to_run_is_old_enough(tmp_path: Path) -> None:
     vermin = [str(Path(sys.executable).with_name("vermin")), "--quiet", "--no-tips", "--violations"]
 
     done = subprocess.run(
-        [*vermin, "--target=3.4-", str(tmp_path / "ask.py")], capture_output=True, text=True, check=False
+        [*vermin, "--target=3.4-", str(tmp_path / "ask.py")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 0, done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from build_orchestrator.agent import requirements
 from build_orchestrator.inputs import inputs_of
 from build_orchestrator.model import (
     Build,
@@ -61,6 +62,20 @@ def test_only_paths_outside_the_inputs_are_brought(tmp_path: Path) -> None:
     recipe = project(tmp_path, "../agent")
 
     assert host_sources(recipe, tmp_path / "project") == {"../agent": tmp_path / "agent"}
+
+
+def test_a_requirements_file_is_brought_whatever_it_is_called(tmp_path: Path) -> None:
+    """It is always a path, also without a slash; and the packager finds it in the machine."""
+    recipe = project(tmp_path, "../agent")
+    place = tmp_path / "project"
+    (place / "more.txt").write_text("a==1\n")
+    (place / "packager.yaml").write_text("requirements_file: more.txt\n")
+    machine = tmp_path / "machine"
+    machine.mkdir()
+
+    gather_inputs(build_of(recipe), place, machine)
+
+    assert requirements.find("more.txt", machine, tmp_path).read_text() == "a==1\n"
 
 
 def test_a_source_arrives_beside_the_inputs_with_its_place_listed(tmp_path: Path) -> None:
