@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from build_orchestrator.agent.errors import PackagerError
-from build_orchestrator.agent.wagon.cli import COMMANDS, DESCRIPTION, Command, show_log, status_of
+from build_orchestrator.agent.wagon.cli import (
+    COMMANDS,
+    DESCRIPTION,
+    VERBOSE,
+    Command,
+    show_log,
+    status_of,
+)
 from build_orchestrator.agent.wagon.errors import Status
 from build_orchestrator.errors import (
     BuildFailure,
@@ -32,8 +39,13 @@ ERRORS: dict[Status, type[OrchestratorError]] = {
 EXAMPLES = "\b\nExamples:\n  build wagon create .\n  build wagon COMMAND --help"
 
 
-@click.group(help=f"{DESCRIPTION}\n\n{EXAMPLES}")
-def wagon() -> None: ...
+@click.group(help=f"{DESCRIPTION}\n\n{EXAMPLES}", invoke_without_command=True)
+@click.option("-v", "--verbose", is_flag=True, help=VERBOSE)
+@click.pass_context
+def wagon(context: click.Context, verbose: bool) -> None:
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    context.obj = verbose
 
 
 def _command(name: str, command: Command) -> click.Command:
@@ -44,14 +56,15 @@ def _command(name: str, command: Command) -> click.Command:
     listed = [action.dest for action in actions if action.nargs == "+"]
     if listed:
         parameters.append(click.Argument(["more"], nargs=-1, metavar=""))
-    verbose = click.Option(["-v", "--verbose"], is_flag=True, help="Say what pip says, too")
+    verbose = click.Option(["-v", "--verbose"], is_flag=True, help=VERBOSE)
 
-    def run(verbose: bool, more: tuple[str, ...] = (), **values: Any) -> int:
+    @click.pass_obj
+    def run(loud: bool, /, verbose: bool, more: tuple[str, ...] = (), **values: Any) -> int:
         for dest in listed:
             if more and not values[dest]:
                 raise click.UsageError(f"what is {more[0]!r} for?")
             values[dest] = [*values[dest], *more]
-        show_log(verbose=verbose)
+        show_log(verbose=loud or verbose)
         try:
             return command.run(argparse.Namespace(**values))
         except PackagerError as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import venv
 import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -94,20 +99,53 @@ def test_a_project_becomes_the_same_wagon_twice_and_installs_offline(
     assert list(temporary.iterdir()) == []
 
 
-def test_the_packagers_one_file_has_the_wagons_too(tmp_path: Path) -> None:
-    """As inside a machine, where nothing of this project is installed."""
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Of an archive as GitHub serves it: one folder, and a name that says little."""
+    make_source(tmp_path / "served/my-plugin-master", needs=("thing",))
+    packed = shutil.make_archive(
+        str(tmp_path / "served/master"), "zip", tmp_path / "served", "my-plugin-master"
+    )
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(Path(packed).parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/master.zip"
+        server.shutdown()
+
+
+OTHER_PIP = """\
+#!/bin/sh
+# The pip of another Python, as far as it says.
+case $1 in
+--version) echo 'pip 25 from /there (python 3.9)' ;;
+*) exec {} -m pip "$@" ;;
+esac
+"""
+
+
+def test_the_packagers_one_file_packs_an_address_for_several_pythons(
+    tmp_path: Path, address: str
+) -> None:
+    """As inside a machine, with nothing of this project installed; a pure wheel is in it once."""
     (tmp_path / "cfy-ap.pyz").write_bytes(packager.content())
-    source = make_source(tmp_path / "my-plugin")
+    make_wheel(tmp_path / "wheels", "thing", "1.4")
+    (tmp_path / "pip3.9").write_text(OTHER_PIP.format(sys.executable))
+    (tmp_path / "pip3.9").chmod(0o755)
+    pips = [f"--pip={Path(sys.executable).with_name('pip')}", f"--pip={tmp_path / 'pip3.9'}"]
 
     path = done(
-        *(sys.executable, "-m", "build_orchestrator.agent.wagon", "create", source, "-t", "tar.gz"),
-        OFFLINE.format(tmp_path),
+        *(sys.executable, "-m", "build_orchestrator.agent.wagon", "create", address, "-t"),
+        *("tar.gz", *pips, OFFLINE.format(tmp_path / "wheels")),
         cwd=tmp_path,
         PYTHONPATH=str(tmp_path / "cfy-ap.pyz"),
     )
 
-    version = f"py{sys.version_info[0]}{sys.version_info[1]}"
-    assert Path(path) == tmp_path / f"my_plugin-2.0-{version}-none-any.wgn"
+    here = f"py{sys.version_info[0]}{sys.version_info[1]}"
+    assert Path(path) == tmp_path / f"my_plugin-2.0-{here}.py39-none-any.wgn"
+    says = json.loads(wagon("show", path, cwd=tmp_path))
+    assert says["package_source"] == address
+    assert says["supported_python_versions"] == [here, "py39"]
+    assert [name.split("-")[0] for name in says["wheels"]] == ["my_plugin", "thing"]
 
 
 def test_a_failed_pip_is_told_in_its_words(tmp_path: Path) -> None:

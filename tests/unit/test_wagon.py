@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import shutil
 import sysconfig
 import tarfile
@@ -29,6 +30,7 @@ from build_orchestrator.agent.wagon import (
 )
 from build_orchestrator.agent.wagon import metadata as package
 from build_orchestrator.agent.wagon.cli import COMMANDS, parser
+from build_orchestrator.agent.wagon.cli import run as alone
 from build_orchestrator.agent.wagon.errors import Status, WagonError
 from build_orchestrator.agent.wagon.metadata import Metadata
 from build_orchestrator.agent.wagon.validating import problems
@@ -318,6 +320,16 @@ def rename_package(tree: Path) -> str:
     return "no wheel of thing==1.1 is in the archive"
 
 
+@pytest.mark.parametrize("name", ["my-thing", "my_thing", "My.Thing"])
+def test_a_name_may_be_written_in_any_way(name: str, tmp_path: Path) -> None:
+    """A wheel's is normalised; the original found nothing of a name with a `_`."""
+    tree = tmp_path / name
+    wheel = make_wheel(tree / "wheels", "my-thing")
+    creating.finish(described(package_name=name, wheels=[wheel.name]), tree, tmp_path, "zip")
+
+    assert problems(tree, package.read(tree)) == []
+
+
 @pytest.mark.parametrize("damage", [break_checksum, take_wheel_away, add_wheel, rename_package])
 def test_damage_is_seen_and_nothing_is_installed(
     damage: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -486,6 +498,28 @@ def test_a_mistake_is_words_and_an_exit_code(
     said = capfd.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("words", [[], ["-v"]])
+def test_without_a_command_there_is_help(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And exit code 0, on both command lines; the original ended `wagon -v` with a trace."""
+    assert run(["wagon", *words]) == alone(words) == 0
+    assert capsys.readouterr().out.count("repair") == 2
+
+
+@pytest.mark.parametrize("words", [["-v", "show"], ["show", "-v"]])
+def test_verbose_may_be_said_anywhere(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the command as the original takes it, or after it."""
+    log = logging.getLogger("build_orchestrator.agent")
+    for command_line in (alone, lambda all_words: run(["wagon", *all_words])):
+        log.setLevel(logging.INFO)
+        assert command_line([*words, str(wagon(tmp_path))]) == 0
+        assert log.level == logging.DEBUG
+    assert capsys.readouterr().out.count('"package_name": "thing"') == 2
 
 
 def test_a_repair_without_anything_to_repair_says_so(

@@ -35,6 +35,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """What the command line understands."""
     made = argparse.ArgumentParser(prog=program, description=DESCRIPTION)
     made.add_argument("--version", action="version", version=f"{program} {version()}")
+    made.add_argument("-v", "--verbose", action="store_true", help=VERBOSE)
     commands = made.add_subparsers(metavar="COMMAND")
     for name, command in COMMANDS.items():
         examples = "\n".join(f"  {program} {line}" for line in command.examples)
@@ -46,7 +47,8 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_options(each)
-        each.add_argument("-v", "--verbose", action="store_true", help="Say what pip says, too")
+        unsaid = argparse.SUPPRESS  # what was said before the command holds
+        each.add_argument("-v", "--verbose", action="store_true", default=unsaid, help=VERBOSE)
         each.set_defaults(run=command.run)
     made.set_defaults(run=None)
     return made
@@ -93,6 +95,7 @@ def show_log(*, verbose: bool) -> None:
 
 
 DESCRIPTION = "Pack a Python package with every wheel that it needs, and install it offline."
+VERBOSE = "Say what pip says, too"
 VALIDATE = "Check it, and install it in a new environment, before it is put in place"
 SOURCE_TEXT = """\
 SOURCE is NAME, NAME==VERSION, a folder with a pyproject.toml or setup.py, an archive of such a
