@@ -6,6 +6,7 @@ Python is proven only as far as it does not believe any of them.
 
 from __future__ import annotations
 
+import importlib.resources
 import io
 import os
 import shutil
@@ -114,17 +115,49 @@ def wheelhouse(windows: Windows) -> Path:
     return place
 
 
+COMPILER = """\
+# Plays Inno Setup's compiler: takes its options, reads the script, and packs what that names.
+import pathlib, re, sys, zipfile
+options = {word[:2]: word[2:] for word in sys.argv[1:] if word[:2] in ("/O", "/F")}
+defined = dict(word[2:].split("=", 1) for word in sys.argv[1:] if word.startswith("/D"))
+text = pathlib.Path(sys.argv[-1]).read_text()
+text = re.sub(r"\\{#(\\w+)\\}", lambda name: defined[name[1]], text)
+folder = pathlib.Path(re.search(r'Source: "(.*)\\\\\\*"', text)[1])
+with zipfile.ZipFile(pathlib.Path(options["/O"], options["/F"] + ".exe"), "w") as made:
+    made.writestr("script", text)
+    for path in folder.rglob("*"):
+        made.write(path, path.relative_to(folder).as_posix())
+"""
+
+
+def make_compiler(place: Path, python: Path) -> None:
+    """A program for Windows: one of pip's launchers, and a script for Python behind it."""
+    launcher = importlib.resources.files("pip._vendor.distlib").joinpath("t64.exe").read_bytes()
+    script = io.BytesIO()
+    with zipfile.ZipFile(script, "w") as zipped:
+        zipped.writestr("__main__.py", COMPILER)
+    line = f"#!{in_windows(python / 'python.exe')}\r\n"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(launcher + line.encode() + script.getvalue())
+
+
 def test_the_same_agent_is_built_on_windows(
     windows: Windows, python: Path, wheelhouse: Path, tmp_path: Path
 ) -> None:
-    """The set of the shipped packager.yaml, and a zip that runs from another path."""
+    """The set of the shipped packager.yaml, and a zip that runs from another path. Where Inno Setup
+    is, an installer of the same files, too."""
     assert wheelhouse.is_dir()
-    done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python), VERSION="7.1.0")
+    compiler = windows.drive / "Program Files/Inno Setup 6/ISCC.exe"
+    make_compiler(compiler, python)
+    try:
+        done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python), VERSION="7.1.0")
+    finally:
+        shutil.rmtree(compiler.parent)
 
     assert done.returncode == 0, done.stdout + done.stderr
     phases = [line for line in done.stdout.splitlines() if line.startswith("::phase ")]
     assert [line.split()[1] for line in phases] == [
-        "prerequisites", "virtualenv", "modules", "validate", "pack",
+        "prerequisites", "virtualenv", "modules", "validate", "pack", "installer",
     ]  # fmt: skip
     made = tmp_path / "cloudify-windows-agent_7.1.0.zip"
     assert f"made {in_windows(made)}: {made.stat().st_size} bytes" in done.stdout
@@ -133,7 +166,12 @@ def test_the_same_agent_is_built_on_windows(
     with zipfile.ZipFile(made) as archive:
         assert all(name.startswith("cloudify/env/") for name in archive.namelist())
         assert not [name for name in archive.namelist() if name.endswith(".pyc")]
+        packed = {name.removeprefix("cloudify/env/") for name in archive.namelist()}
         archive.extractall(tmp_path)
+    assert f"made {in_windows(made.with_suffix('.exe'))}" in done.stdout
+    with zipfile.ZipFile(made.with_suffix(".exe")) as installer:
+        assert packed < set(installer.namelist())
+        assert "AppVersion=cloudify-windows-agent_7.1.0\n" in installer.read("script").decode()
     moved = (tmp_path / "cloudify/env").rename(tmp_path / "another place")
     ran = "import cloudify, psutil, yaml; print(cloudify.__file__)"
     said = windows.run(str(moved / "python.exe"), "-c", ran)
@@ -183,7 +221,8 @@ def test_what_is_missing_is_named(
 def test_a_compiler_of_installers_that_makes_none_is_not_believed(
     windows: Windows, python: Path, wheelhouse: Path, tmp_path: Path
 ) -> None:
-    """A program that only ends with 0 is in Inno Setup's place; a module that lacks is named."""
+    """A program that only ends with 0 is in Inno Setup's place; a module that lacks is named. A
+    requirements file counts on Windows as elsewhere."""
     assert wheelhouse.is_dir()
     packager_yaml = windows.inputs / "packager.yaml"
     small = 'core_modules: {{cloudify_common: "proxy_tools{}"}}\n'
@@ -191,10 +230,13 @@ def test_a_compiler_of_installers_that_makes_none_is_not_believed(
     compiler.parent.mkdir()
     shutil.copy(next((windows.drive / "windows").rglob("powershell.exe")), compiler)
     try:
-        packager_yaml.write_text(small.format("<1"))
+        packager_yaml.write_text(small.format("<1") + "requirements_file: more.txt\n")
+        (windows.inputs / "more.txt").write_text("click==8.1.8  # one more\n")
         done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python))
         assert done.returncode == 1
         assert "Inno Setup made no cloudify-windows-agent.exe" in done.stderr
+        with zipfile.ZipFile(tmp_path / "cloudify-windows-agent.zip") as archive:
+            assert "cloudify/env/Lib/site-packages/click/__init__.py" in archive.namelist()
 
         packager_yaml.write_text(small.format("==99"))
         done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python))
