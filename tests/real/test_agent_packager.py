@@ -307,17 +307,23 @@ def test_an_agent_survives_what_its_consumers_do(
 
 
 BROKEN = {
-    "import": ({"cloudify/__init__.py": b"import no_such_module\n"}, "", "",
+    "import": ("cloudify_common", {"cloudify/__init__.py": b"import no_such_module\n"}, "", "",
                "import cloudify: ModuleNotFoundError: No module named 'no_such_module'"),
-    "script": ({"cloudify/__init__.py": b""}, "", "ctx = cloudify:main", "ctx = cloudify:main: "),
+    "additional": ("additional", {"additional.py": b"import no_such_module\n"}, "", "",
+                   "import additional: ModuleNotFoundError: No module named 'no_such_module'"),
+    "script": ("cloudify_common", {"cloudify/__init__.py": b""}, "", "ctx = cloudify:main",
+               "ctx = cloudify:main: "),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_does_not_work_elsewhere_is_no_agent(builder: Packager, broken: str) -> None:
-    """Number 10 with what is wrong, and no tar; --no-validation lets it through."""
-    files, needs, script, said = BROKEN[broken]
-    make_wheel(builder.inputs / "wheels", "cloudify_common", "7.0.5", files, needs, script)
+    """Number 10 with what is wrong, and no tar; --no-validation lets it through. The original
+    looked at no additional module."""
+    name, files, needs, script, said = BROKEN[broken]
+    make_wheel(builder.inputs / "wheels", name, "7.0.5", files, needs, script)
+    with (builder.inputs / "packager.yaml").open("a") as settings:
+        settings.write(f"interpreter: system\nadditional_modules: [{name}]\n")
 
     done = builder.run()
 

@@ -92,7 +92,10 @@ def test_a_project_becomes_the_same_wagon_twice_and_installs_offline(
     says = json.loads(wagon("show", made[0], cwd=tmp_path))
     assert (says["package_source"], says["files"]) == ("my-plugin", ["plugin.yaml"])
     variables = {"TMPDIR": str(temporary), "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
-    wagon("install", made[0], "-r", "more.txt", "--venv", environment, cwd=tmp_path, **variables)
+    make_wheel(tmp_path / "newer", "my-plugin", "3.0")
+    newer = f"--install-args=--find-links {tmp_path / 'newer'}"
+    install = ("install", made[0], "-r", "more.txt", newer, "--venv", environment)
+    wagon(*install, cwd=tmp_path, **variables)
     assert imported(environment, "my_plugin") == "2.0"
     assert imported(environment, "thing") == "1.4"
     assert imported(environment, "tool") == "3.0"
@@ -136,16 +139,20 @@ def test_the_packagers_one_file_packs_an_address_for_several_pythons(
     path = done(
         *(sys.executable, "-m", "build_orchestrator.agent.wagon", "create", address, "-t"),
         *("tar.gz", *pips, OFFLINE.format(tmp_path / "wheels")),
+        "--supported-platform=manylinux_2_17_x86_64",
         cwd=tmp_path,
         PYTHONPATH=str(tmp_path / "cfy-ap.pyz"),
     )
 
     here = f"py{sys.version_info[0]}{sys.version_info[1]}"
-    assert Path(path) == tmp_path / f"my_plugin-2.0-{here}.py39-none-any.wgn"
+    assert Path(path) == tmp_path / f"my_plugin-2.0-{here}.py39-none-manylinux_2_17_x86_64.wgn"
     says = json.loads(wagon("show", path, cwd=tmp_path))
     assert says["package_source"] == address
     assert says["supported_python_versions"] == [here, "py39"]
     assert [name.split("-")[0] for name in says["wheels"]] == ["my_plugin", "thing"]
+    assert says["build_server_os_properties"]["distribution"] is not None
+    with pytest.raises(AssertionError, match=r"none\.wgn: could not be fetched\n.*404"):
+        wagon("show", address.replace("master.zip", "none.wgn"), cwd=tmp_path)
 
 
 def test_a_failed_pip_is_told_in_its_words(tmp_path: Path) -> None:

@@ -136,6 +136,18 @@ def test_each_failure_has_its_number(
     assert [path.name for path in folder.rglob("*.tar.gz") if path.stat().st_size] == []
 
 
+def test_the_numbers_are_those_of_the_original() -> None:
+    """Of its release 4, by name; scripts ask for them."""
+    assert [code.name.lower() for code in sorted(Code)] == [
+        "dryrun_complete", "could_not_create_virtualenv", "virtualenv_already_exists",
+        "could_not_download_file", "missing_cloudify_agent_config", "could_not_uninstall_module",
+        "could_not_install_module", "failed_to_create_tar", "could_not_identify_distribution",
+        "tar_already_exists", "installation_validation_failed", "could_not_access_config_file",
+        "invalid_yaml_file", "could_not_install_from_requirements_file",
+    ]  # fmt: skip
+    assert sorted(Code) == list(range(14))
+
+
 def test_what_cannot_be_uninstalled_has_its_number(folder: Path) -> None:
     """Number 5, with what the child said."""
     with pytest.raises(PackagerError, match="x could not be uninstalled") as raised:

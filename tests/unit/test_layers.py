@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from build_orchestrator import packager
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build_orchestrator"
@@ -47,6 +50,11 @@ CONFINED = {
     "subprocess": ("command", "agent/children"),
     "click": ("cli",),
 }
+
+# What runs inside a machine finds there what the packager's file has in it, and a Python that may
+# be newer than ours: these modules have left the standard library.
+BROUGHT_ALONG = ("build_orchestrator", *packager.LIBRARIES)
+GONE = {"asynchat", "asyncore", "cgi", "crypt", "distutils", "imp", "lib2to3", "nis", "pipes"}
 
 # Rooms' modules that are also programs of ours: run as one, they may print.
 PROGRAMS = {"configuration/reference", "configuration/schema"}
@@ -125,6 +133,16 @@ def imports_downward(module: Module) -> Iterator[str]:
             yield f"{module.place}:{line}: {module.room} must not import {parts[1]}"
 
 
+def machines_have_what_agent_needs(module: Module) -> Iterator[str]:
+    """agent imports what is in every Python from 3.8 on, and what is brought with it."""
+    if module.room != "agent":
+        return
+    for line, name in imports(module.tree):
+        top = name.split(".")[0]
+        if top in GONE or (top not in sys.stdlib_module_names and top not in BROUGHT_ALONG):
+            yield f"{module.place}:{line}: {top} may not be in a machine"
+
+
 def pure_rooms_have_no_effects(module: Module) -> Iterator[str]:
     """A pure room touches no file, process, network, clock or environment."""
     if module.room not in PURE:
@@ -187,6 +205,8 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (imports_downward, "events", "def f():\n    import build_orchestrator.deadline"),
     (imports_downward, "cellar", "import os"),
     (imports_downward, "agent/wagon", "from build_orchestrator.model import Build"),
+    (machines_have_what_agent_needs, "agent/names", "import distro"),
+    (machines_have_what_agent_needs, "agent/wagon", "def f():\n    import distutils.util"),
     (imports_downward, "__init__", "from build_orchestrator.cli import main"),
     (pure_rooms_have_no_effects, "plan", "import os"),
     (pure_rooms_have_no_effects, "model", "from pathlib import Path"),
@@ -213,6 +233,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
 ALLOWED: list[tuple[Rule, str, str]] = [
     (imports_downward, "cli/__init__", "from build_orchestrator.pipeline import run"),
     (imports_downward, "machine/fake", "from build_orchestrator.machine.contract import Machine"),
+    (machines_have_what_agent_needs, "agent/names", "import packaging.utils, platform"),
     (pure_rooms_have_no_effects, "plan", "from pathlib import PurePosixPath"),
     (pure_rooms_have_no_effects, "masking", "from urllib.parse import urlsplit"),
     (pure_rooms_have_no_effects, "journal", "import os"),

@@ -480,6 +480,7 @@ def test_both_command_lines_take_the_same(
     [
         (["show", "none.wgn"], ExitCode.USAGE, "none.wgn: there is no such file"),
         (["get-file", "thing.wgn", "-f", "x"], ExitCode.BUILD_FAILED, "does not exist"),
+        (["install", "thing.wgn", "--venv", "x"], ExitCode.USAGE, "virtualenv x does not exist"),
         (["show", "ftp://h/x.wgn"], ExitCode.USAGE, "ftp is not supported"),
         (["repair", "text"], ExitCode.BUILD_FAILED, "valid zip or tar.gz"),
         (["create"], ExitCode.USAGE, "Missing argument"),
