@@ -244,6 +244,8 @@ def default_index():
             return importlib.import_module(place).PyPI.simple_url
         except ImportError:
             pass
+    if sys.argv[1] == "fetch":
+        print("no pip says which package index is used; set PIP_INDEX_URL", file=sys.stderr)
     sys.exit(3)
 
 def bare(url):
