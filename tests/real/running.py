@@ -107,7 +107,7 @@ class Project:
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=850,
+            timeout=1700,
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr, self.row())
