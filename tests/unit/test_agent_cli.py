@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from build_orchestrator import agent, packager
-from build_orchestrator.agent.cli import run
+from build_orchestrator.agent.cli import parser, run
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installer import Installer, Sources
 from build_orchestrator.agent.packager import create
@@ -182,6 +183,15 @@ def test_no_path_is_a_shells_business(folder: Path) -> None:
     assert not list(folder.rglob("harmed"))
 
 
+def test_the_command_line_is_that_of_the_original() -> None:
+    """Short and long."""
+    actions = parser()._actions
+    known = {word for action in actions for word in action.option_strings}
+
+    assert {"-c", "--config", "-f", "--force", "-d", "--dryrun", "-n", "--no-validation", "-v",
+            "--verbose", "--version", "-h"} <= known  # fmt: skip
+
+
 def test_a_dry_run_shows_no_password(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of an address with one in it."""
     (folder / "config.yaml").write_text(
@@ -200,6 +210,11 @@ def test_create_takes_a_dict(folder: Path) -> None:
     config = {"distribution": "D", "release": "r", "cloudify_agent_version": "x", "version": "2"}
 
     assert create(config=config, dryrun=True) == folder / "D-r-agent_2.tar.gz"
+    taken = list(inspect.signature(create).parameters.values())[:6]
+    assert [(each.name, each.default) for each in taken] == [
+        ("config", None), ("config_file", None), ("force", False), ("dryrun", False),
+        ("no_validate", False), ("verbose", True),
+    ]  # fmt: skip
 
 
 def test_build_agent_has_the_exit_codes_of_build(

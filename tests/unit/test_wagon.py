@@ -501,6 +501,30 @@ def test_a_mistake_is_words_and_an_exit_code(
     assert "Traceback" not in said
 
 
+OF_THE_ORIGINAL = {
+    "create": "-r --requirements-file -t --format -f --force --keep-wheels -o --output-directory "
+    "--pyver --build-tag --validate -a --wheel-args --pip --supported-platform --add-file",
+    "install": "-r --requirements-file -u --upgrade --ignore-platform -a --install-args",
+    "validate": "",
+    "show": "",
+    "repair": "--validate",
+    "list-files": "",
+    "get-file": "-f -o",
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_ORIGINAL)
+def test_a_command_takes_what_the_original_takes(name: str) -> None:
+    """And what it takes beside that has other names."""
+    understood = argparse.ArgumentParser(add_help=False)
+    COMMANDS[name].add_options(understood)
+    known = {word for action in understood._actions for word in action.option_strings}
+
+    assert set(OF_THE_ORIGINAL[name].split()) <= known
+    assert "source" in {action.dest for action in understood._actions}
+    assert set(COMMANDS) == set(OF_THE_ORIGINAL)
+
+
 @pytest.mark.parametrize("words", [[], ["-v"]])
 def test_without_a_command_there_is_help(
     words: list[str], capsys: pytest.CaptureFixture[str]
