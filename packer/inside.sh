@@ -54,6 +54,13 @@ seal() {
     if [ -e /usr/local/sbin/take-identity ] || [ -e /usr/local/sbin/first-start ]; then
         rm -rf /root/.ssh # the key that let Packer in
     fi
+    case ${PACKER_BUILD_NAME:-} in # machines that are given their key when they first start
+    qemu-* | aws-*)
+        for user in root "${SUDO_USER:-root}"; do
+            rm -f "$(getent passwd "$user" | cut -d: -f6)/.ssh/authorized_keys"
+        done
+        ;;
+    esac
     if command -v cloud-init >/dev/null; then
         cloud-init clean --logs
     fi
@@ -68,6 +75,8 @@ seal() {
         fi
     done
     sync
+    # What was deleted is no part of the image. Not every disk can be told so.
+    fstrim / || :
 }
 
 verb=$1

@@ -34,10 +34,11 @@ HEADS = ("target", "flavour", "state", "age", "size", "users", "image")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.pass_context
 def images(ctx: click.Context, as_json: bool) -> None:
-    """Show the images that were baked on this host: age, size, state and users.
+    """Show the images that were baked: age, size, state and users.
 
-    Fresh: `build up` starts from it. Stale: what it is made of has changed, or it is too old.
-    Superseded: there is a newer one of the same. Other: another project's.
+    Those of this host, and those of AWS that images.lock.yaml names. Fresh: `build up` starts from
+    it. Stale: what it is made of has changed, or it is too old. Superseded: there is a newer one of
+    the same. Other: another project's.
 
     \b
     Examples:
@@ -52,7 +53,7 @@ def images(ctx: click.Context, as_json: bool) -> None:
         say(json.dumps(rows, indent=2))
         return
     if not rows:
-        say("no image was baked on this host yet; `build bake TARGET` makes one")
+        say("no image was baked yet; `build bake TARGET` makes one")
         return
     table = [HEADS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(HEADS))]
@@ -199,8 +200,9 @@ class Freshness:
 
 
 def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
-    """Every image on this host, newest first, with what it is to this project."""
+    """Every image that this host knows, newest first, with what it is to this project."""
     from build_orchestrator.image.baked import all_images
+    from build_orchestrator.image.lock import baked_in
 
     configuration = configuration_of(ctx)
     project = str(configuration.project)
@@ -208,8 +210,11 @@ def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
     for each in _freshness(configuration.project, _builds(configuration)):
         if each.choice.image is not None:
             fresh.add(each.choice.image.entry)
+    here = all_images()
+    baked_here = {image.ami for image in here}
+    locked = [each for each in baked_in(configuration.project) if each.ami not in baked_here]
     newer: set[str] = set()
-    for image in all_images():
+    for image in sorted([*here, *locked], key=lambda each: each.made_at, reverse=True):
         if image.entry in fresh:
             state = "fresh"
         elif image.key in newer:
@@ -224,13 +229,15 @@ def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
 
 def _builds(configuration: Configuration) -> list[Build]:
     """Each target with each flavour that can be baked for it."""
+    from build_orchestrator.image import lock
     from build_orchestrator.model import Build, Naming
     from build_orchestrator.render.packerfile import can_be_baked
 
     recipe = configuration.recipes[configuration.default_recipe]
+    known = lock.read(configuration.project)
     return [
         Build(
-            target=_placed(target),
+            target=lock.with_lock(_placed(target), known),
             recipe=recipe,
             naming=Naming(),
             outputs=(),
@@ -255,15 +262,17 @@ def _freshness(project: Path, builds: Iterable[Build]) -> Iterator[Freshness]:
     from build_orchestrator.image import known
     from build_orchestrator.image.bake_inputs import bake_inputs
     from build_orchestrator.image.baked import choose, images_for
+    from build_orchestrator.image.lock import known_images
 
     for build in builds:
         base = known(build.target.image, provider=build.target.provider)
         inputs = bake_inputs(build, project, base)
-        if base is None and (made := images_for(build)):
+        baked = known_images(build.target, project)
+        if base is None and (made := images_for(build, baked)):
             # What cannot be compared is taken to be the same, and said to be unknown.
             was = next(each for each in made[0].inputs if each.name == "base image")
             inputs = tuple(was if each.name == was.name else each for each in inputs)
-        yield Freshness(build, choose(build, inputs), base is not None)
+        yield Freshness(build, choose(build, inputs, baked), base is not None)
 
 
 def show_freshness(plan: Plan) -> None:

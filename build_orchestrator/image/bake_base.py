@@ -16,6 +16,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.image.bootable import FIRST_SECTOR, SECTOR
 from build_orchestrator.image.bootstrap import with_sbin
+from build_orchestrator.machine.contract import Provider
 from build_orchestrator.machine.qemu.accelerator import choose
 from build_orchestrator.machine.qemu.identity import Keys, host_name_of, make_keys, write_seed
 from build_orchestrator.machine.vagrant.adapter import vagrant_home
@@ -35,6 +36,8 @@ class Place:
     """The machine's own."""
     name: str
     """The machine's."""
+    provider: Provider
+    """The target's."""
     run_uuid: str
     run_id: str
     limit_s: float
@@ -78,8 +81,8 @@ def _qemu(place: Place) -> dict[str, str]:
         "kernel": place.base.kernel,
         "initrd": place.base.initrd,
         "seed": str(seed),
+        "ssh_private_key_file": str(keys.user_private),
         **_accelerated(place),
-        **_let_in(keys),
     }
 
 
@@ -95,7 +98,11 @@ def _libvirt(place: Place) -> dict[str, str]:
     if not place.build.target.image.bootstrap:
         return {**known, **_with_known_key()}
     keys = make_keys(place.folder, deadline=place.deadline)
-    return {**known, "base_disk": str(_opened(disks[0], keys, place)), **_let_in(keys)}
+    return {
+        **known,
+        "base_disk": str(_opened(disks[0], keys, place)),
+        "ssh_private_key_file": str(keys.user_private),
+    }
 
 
 def _virtualbox(place: Place) -> dict[str, str]:
@@ -103,34 +110,30 @@ def _virtualbox(place: Place) -> dict[str, str]:
 
 
 def _aws(place: Place) -> dict[str, str]:
-    from build_orchestrator.machine.ec2.api import api_of
-    from build_orchestrator.machine.ec2.shared import allowed
+    """The key pair and the group are the run's, and end with it, whatever becomes of Packer."""
+    from build_orchestrator.machine.ec2 import Ec2Provider
 
+    assert isinstance(place.provider, Ec2Provider)
     options = place.build.target.options
-    region, endpoint = options.get("region", ""), options.get("endpoint", "")
-    keys = make_keys(place.folder, deadline=place.deadline)
+    shared, key = place.provider.share(
+        place.run_uuid, options, place.folder, deadline=place.deadline, cancel=place.cancel
+    )
     return {
         "source_ami": place.base.disk,
-        "region": region,
-        "aws_endpoint": endpoint,
-        "allow_from": allowed(api_of(region, endpoint), options),
+        "region": options["region"],
+        "aws_endpoint": options.get("endpoint", ""),
+        "ssh_keypair_name": shared.key_name,
+        "ssh_private_key_file": str(key),
+        "security_group_id": shared.group_id,
         "limit_s": f"{place.limit_s:.0f}",
         "run_uuid": place.run_uuid,
         "target": place.build.name,
         "expires_at": f"{time.time() + place.limit_s:.0f}",
-        **_let_in(keys),
     }
 
 
 def _accelerated(place: Place) -> dict[str, str]:
     return {"accelerator": choose(place.base.kernel, cancel=place.cancel)}
-
-
-def _let_in(keys: Keys) -> dict[str, str]:
-    return {
-        "ssh_private_key_file": str(keys.user_private),
-        "ssh_public_key": keys.user_public,
-    }
 
 
 def _with_known_key() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Each image is an entry of the cache, ``<key>-<when>``, complete or absent: its folder holds the disk
 or the box, and ``image.json`` with everything known about it. The listing of the entries is the
-index, so that no two bakes can tear it. An image of AWS lies in AWS; its entry holds its id.
+index, so that no two bakes can tear it. An image of AWS lies in AWS; its entry holds its id, for
+who removes it: what builds start from is in ``images.lock.yaml`` (``image/lock.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.inputs import explain
 from build_orchestrator.locks import cache_home, locked, private_folder, try_lock
-from build_orchestrator.model import Build, Flavour, Image, ImageSource, Input
+from build_orchestrator.model import Build, Flavour, Image, Input
 from build_orchestrator.plan import key_of
 from build_orchestrator.render.vagrantfile import MADE_HERE
 
@@ -111,25 +112,22 @@ def all_images() -> list[Baked]:
     return sorted(found, key=lambda each: each.made_at, reverse=True)
 
 
-def images_for(build: Build) -> list[Baked]:
+def images_for(build: Build, known: Iterable[Baked]) -> list[Baked]:
     """Those of a build's target and flavour, where it runs; newest first."""
     assert build.flavour is not None
-    region = build.target.options.get("region", "") if build.target.provider == "aws" else ""
-    return [
-        each
-        for each in all_images()
-        if (each.target, each.flavour, each.region) == (build.name, build.flavour.name, region)
-    ]
+    wanted = (build.name, build.flavour.name, _region(build))
+    found = [each for each in known if (each.target, each.flavour, each.region) == wanted]
+    return sorted(found, key=lambda each: each.made_at, reverse=True)
 
 
-def choose(build: Build, inputs: Iterable[Input]) -> Choice:
-    """The baked image that a build can start from, or why there is none."""
+def choose(build: Build, inputs: Iterable[Input], known: Iterable[Baked]) -> Choice:
+    """The one of these images that a build can start from, or why there is none."""
     assert build.flavour is not None
-    inputs = tuple(inputs)
+    inputs, known = tuple(inputs), tuple(known)
     key = key_of(inputs)
-    newest = next(iter(images_for(build)), None)
+    newest = next(iter(images_for(build, known)), None)
     # Another project's target may have the same name.
-    image = next((each for each in all_images() if _is(each, build, key)), None)
+    image = next((each for each in known if _is(each, build, key)), None)
     if image is None and newest is None:
         return Choice(image=None, reason="none was baked yet")
     if image is None:
@@ -140,12 +138,36 @@ def choose(build: Build, inputs: Iterable[Input]) -> Choice:
     return _usable(image, build.flavour)
 
 
+def available(choice: Choice, build: Build, *, deadline: Deadline, cancel: Cancel) -> Choice:
+    """The same choice, once AWS has said that its image is still there.
+
+    Raises:
+        EnvironmentFailure: AWS does not answer.
+    """
+    if choice.image is None or not choice.image.ami:
+        return choice
+    from build_orchestrator.machine.ec2 import images
+
+    image, options = choice.image, build.target.options
+    endpoint = options.get("endpoint", "")
+    if images.exists(
+        image.ami, region=image.region, endpoint=endpoint, deadline=deadline, cancel=cancel
+    ):
+        return choice
+    return Choice(image=None, reason=f"its {image.ami} is not in {image.region} any more")
+
+
+def _region(build: Build) -> str:
+    return build.target.options.get("region", "") if build.target.provider == "aws" else ""
+
+
 def _is(image: Baked, build: Build, key: str) -> bool:
     assert build.flavour is not None
-    return (image.key, image.provider, image.flavour) == (
+    return (image.key, image.provider, image.flavour, image.region) == (
         key,
         build.target.provider,
         build.flavour.name,
+        _region(build),
     )
 
 
@@ -168,16 +190,7 @@ def start_from(image: Baked, *, deadline: Deadline, cancel: Cancel, on_line: OnL
         EnvironmentFailure: it is not where it was.
     """
     if image.ami:
-        from build_orchestrator.machine.ec2 import images
-
-        found = images.find(
-            ImageSource(ami=image.ami),
-            arch="x86_64",
-            where={"region": image.region, "endpoint": image.endpoint},
-            deadline=deadline,
-            cancel=cancel,
-        )
-        return dataclasses.replace(found, source=f"{image.ami}, {image.title}")
+        return Image(source=f"{image.ami}, {image.title}", sha256="", disk=image.ami)
     if image.file.endswith(".box"):
         from build_orchestrator.machine.vagrant.boxes import file_box, local_url
 
@@ -219,7 +232,8 @@ def record(
     sweep_unfinished()
     lock = private_folder(cache_home() / KIND) / f"{key_of(inputs)[:SHORT]}.lock"
     with locked(lock, deadline=deadline, cancel=cancel):
-        there = choose(build, inputs).image
+        choice = choose(build, inputs, all_images())
+        there = available(choice, build, deadline=deadline, cancel=cancel).image
         if there is not None and (not force or there.entry not in before):
             return there
         made: list[Baked] = []

@@ -77,15 +77,21 @@ class PackerMachine:
 
     def destroy(self, *, deadline: Deadline) -> None:
         name, folder = self.identity.name, Path(self.identity.folder)
-        if self.identity.target.endswith("_aws"):
+        is_elsewhere = self.identity.target.endswith("_aws")
+        if is_elsewhere:
             self._ask_to_end(deadline)
         processes.kill(lambda pid: _name_of(pid) == name, deadline=deadline)
         with contextlib.suppress(OSError):
             shutil.rmtree((folder / SCRATCH).readlink(), ignore_errors=True)
+        if is_elsewhere:
+            from build_orchestrator.machine.ec2 import Ec2Provider
+
+            # A Packer that was killed has ended nothing.
+            Ec2Provider().adopt(self.identity).destroy(deadline=deadline)
         processes.remove_folder(folder, name)
 
     def _ask_to_end(self, deadline: Deadline) -> None:
-        """Let Packer end what it has elsewhere: what survives that is found there, by its tags."""
+        """Let Packer end its machine itself: it knows of more than the machine."""
         for pid in processes.find(lambda pid: _name_of(pid) == self.identity.name):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGINT)

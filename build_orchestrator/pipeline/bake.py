@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from build_orchestrator import events
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.image import baked
+from build_orchestrator.image import baked, lock
 from build_orchestrator.image.bake import bake
 from build_orchestrator.image.bake_base import Place
 from build_orchestrator.image.bake_inputs import bake_inputs, rendered
-from build_orchestrator.image.baked import Baked
+from build_orchestrator.image.baked import Baked, Choice
 from build_orchestrator.journal import machine_name
 from build_orchestrator.machine import BAKER
 from build_orchestrator.machine.baker import SUFFIX
@@ -56,7 +56,8 @@ class BakeAttempt:
                 cancel=self._run.cancel,
             )
         made = self.baked
-        if not made.file:
+        if made.ami:
+            lock.write_baked(Path(self._run.plan.project), made)
             return ()
         artifact = Artifact(
             name=made.file,
@@ -78,11 +79,13 @@ class BakeAttempt:
             target=build.name,
             attempt=self._record.attempt,
             folder=str(run.journal.folder_for(name)),
+            details=build.target.options,
         )
         assert build.image is not None
         folder = run.folder_of(build.name)
         self._show(folder)
-        run.journal.intend(identity, limit_at=time.time() + limit_s, request={"key": build.key})
+        request = {"key": build.key, "options": dict(build.target.options)}
+        run.journal.intend(identity, limit_at=time.time() + limit_s, request=request)
         machine = run.provider(BAKER).adopt(identity)
         try:
             return bake(
@@ -91,6 +94,7 @@ class BakeAttempt:
                     base=build.image,
                     folder=Path(identity.folder),
                     name=name,
+                    provider=run.provider(build.target.provider),
                     run_uuid=run.plan.run_uuid,
                     run_id=run.plan.run_id,
                     limit_s=limit_s,
@@ -126,7 +130,10 @@ def inputs_of_bake(run: Run, build: Build, base: Image) -> tuple[Input, ...]:
 
 def bake_target(run: Run, build: Build) -> Result:
     """Bake one image, unless a fresh one is there. Never raises."""
-    choice = baked.choose(build, build.inputs)
+    try:
+        choice = fresh_image(run, build, build.inputs)
+    except OrchestratorError as error:
+        choice = Choice(image=None, reason=error.brief)  # The attempt meets it, too, and tells.
     if choice.image is None or run.settings.force:
         reason = choice.reason or "asked for again"
         run.observer(events.OutputLine(target=build.name, text=f"baking: {reason}"))
@@ -143,6 +150,19 @@ def bake_target(run: Run, build: Build) -> Result:
     run.observer(events.OutputLine(target=build.name, text=f"fresh already: {fresh.title}"))
     run.observer(events.BuildEnded(target=build.name, result=result))
     return result
+
+
+def fresh_image(run: Run, build: Build, inputs: Iterable[Input]) -> Choice:
+    """The baked image that a build can start from now, or why there is none.
+
+    Raises:
+        ConfigurationError: the lock is wrong.
+        EnvironmentFailure: AWS does not answer.
+    """
+    known = lock.known_images(build.target, Path(run.plan.project))
+    deadline = Deadline(Stage.IMAGE, build.target.deadlines.image_s, "the baked image")
+    choice = baked.choose(build, inputs, known)
+    return baked.available(choice, build, deadline=deadline, cancel=run.cancel)
 
 
 def bake_first(run: Run, build: Build, base: Image, inputs: tuple[Input, ...], key: str) -> None:

@@ -18,7 +18,7 @@ from build_orchestrator.errors import (
 from build_orchestrator.image import baked, describe, resolve
 from build_orchestrator.image.bake_inputs import bake_inputs
 from build_orchestrator.model import Build, Image, Stage, through_vagrant
-from build_orchestrator.pipeline.bake import bake_first
+from build_orchestrator.pipeline.bake import bake_first, fresh_image
 from build_orchestrator.pipeline.run import Record, Run, StartFrom
 from build_orchestrator.plan import key_of
 
@@ -105,12 +105,12 @@ def _start_of(run: Run, build: Build, base: Image) -> Image:
     if build.flavour is None or wanted is StartFrom.BASE:
         return base
     inputs = bake_inputs(build, Path(run.plan.project), base)
-    choice = baked.choose(build, inputs)
+    choice = fresh_image(run, build, inputs)
     if choice.image is None and wanted is StartFrom.BAKED_NOW:
         text = f"baking its image first: {choice.reason}"
         run.observer(events.OutputLine(target=build.name, text=text))
         bake_first(run, build, base, inputs, key_of(inputs))
-        choice = baked.choose(build, inputs)
+        choice = fresh_image(run, build, inputs)
     if choice.image is None:
         if wanted is StartFrom.BAKED_ONLY:
             raise EnvironmentFailure(

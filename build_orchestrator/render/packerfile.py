@@ -37,6 +37,8 @@ TRUST = (
 """Variables of the host that may hold credentials: they reach Packer as environment alone."""
 
 INSTANCE_TYPE = "t3.medium"
+REGION = "us-east-1"
+"""Where the row names none: for people who have only Packer."""
 
 
 class Words(str):
@@ -56,7 +58,6 @@ class Builder:
     title: str
     user: str
     image: ImageSource
-    options: Mapping[str, str]
 
     @property
     def seeded(self) -> bool:
@@ -67,18 +68,6 @@ class Builder:
     def kernel(self) -> bool:
         """Whether QEMU starts the kernel, without a loader."""
         return self.seeded and bool(self.image.bootstrap or self.image.kernel)
-
-    @property
-    def instance_type(self) -> str:
-        return self.options.get("instance_types", INSTANCE_TYPE).split()[0]
-
-    @property
-    def interface(self) -> str:
-        return f"{self.options.get('address', 'public')}_ip"
-
-    @property
-    def port(self) -> int:
-        return int(self.options.get("port", "22"))
 
 
 def path_of(distro: str) -> str:
@@ -145,7 +134,7 @@ def packerfile(
             size=first.size,
             boot_s=int(first.deadlines.boot_s),
             base=_base(targets),
-            region=_region(targets),
+            place=_place(targets),
             kernel_arguments=kernel_arguments,
             trust=TRUST,
             packer=_words,
@@ -212,7 +201,6 @@ def _builder(target: Target, flavour: Flavour) -> Builder:
         title=f"{target.name} {flavour.name}",
         user=own.get(target.provider, made_here) or target.distro.ssh_user,
         image=target.image,
-        options=target.options,
     )
 
 
@@ -227,9 +215,17 @@ def _base(targets: Sequence[Target]) -> Mapping[str, str]:
     }
 
 
-def _region(targets: Sequence[Target]) -> str:
-    found = (each.options.get("region", "") for each in targets if each.provider == "aws")
-    return next(found, "") or "us-east-1"
+def _place(targets: Sequence[Target]) -> Mapping[str, str]:
+    """Where in AWS, and how it is reached there: nothing of it changes what an image is."""
+    options = next((each.options for each in targets if each.provider == "aws"), {})
+    return {
+        "region": options.get("region", REGION),
+        "instance_type": options.get("instance_types", INSTANCE_TYPE).split()[0],
+        "subnet_id": options.get("subnet_id", ""),
+        "security_group_id": options.get("security_group_id", ""),
+        "ssh_interface": f"{options.get('address', 'public')}_ip",
+        "ssh_port": options.get("port", "22"),
+    }
 
 
 def _parsed(text: str) -> str:

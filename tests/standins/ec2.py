@@ -8,7 +8,8 @@ out, and AWS does, is done here:
 - machines are ``pending`` and ``shutting-down`` for a moment;
 - a machine that powers itself off is terminated or stopped, as it was launched to be;
 - a security group that is in use cannot be deleted;
-- the console is the machine's own, and so is the key pair that it was launched with.
+- the console is the machine's own, and so is the key pair that it was launched with;
+- an image of a stopped machine holds what was on its disk, and machines start from it.
 
 Each machine has an address of its own in 127.0.0.0/8. ``/standin`` takes JSON: faults to inject,
 and machines to reclaim; a GET of it tells what was asked for (see ``Ec2``).
@@ -188,9 +189,9 @@ class Standin:
         return answer if fault is None else _refusal(fault)
 
     def _launch(self, environ: Environ, asked: dict[str, str]) -> tuple[str, Any, bytes]:
-        """One token makes one machine."""
-        token, wanted = asked["ClientToken"], json.dumps(asked, sort_keys=True)
-        if token in self._launched:
+        """One token makes one machine; Packer sends none."""
+        token, wanted = asked.get("ClientToken", ""), json.dumps(asked, sort_keys=True)
+        if token and token in self._launched:
             parameters, answer = self._launched[token]
             if parameters != wanted:
                 return _refusal({"code": "IdempotentParameterMismatch"})
@@ -298,6 +299,8 @@ def _everything() -> dict[str, Any]:
             if rule.cidr_ipv4
         ],
         "volumes": list(backend.volumes),
+        "images": [each.id for each in backend.amis.values() if each.owner_id == OWNER],
+        "snapshots": list(backend.snapshots),
     }
 
 
@@ -351,6 +354,7 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
             self.script = base64.b64decode(str(data)).decode() if data else ""
             self.machine: Machine | None = None
             self.ending = ""
+            self.stopped = False
             threading.Thread(target=self._live, daemon=True).start()
 
         def _live(self) -> None:
@@ -364,7 +368,7 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
                     self._state = instances.InstanceState("running", 16)
             powered_off = self.machine.wait()
             with standin.lock:
-                if self.ending:
+                if self.stopped or self.ending:
                     return
                 if powered_off and self.instance_initiated_shutdown_behavior == "stop":
                     super().stop()
@@ -387,6 +391,12 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
             before = instances.InstanceState(self._state.name, self._state.code)
             self.end("Client.UserInitiatedShutdown")
             return before
+
+        def stop(self) -> Any:
+            self.stopped = True
+            if self.machine is not None:
+                self.machine.power_off()
+            return super().stop()
 
         def end(self, code: str) -> None:
             """Begin its end, for this reason."""
@@ -413,6 +423,32 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
             return ""
 
     return Instance
+
+
+def keep_disks(folder: Path, images: dict[str, Path | None]) -> None:
+    """Let an image that is made of a machine, or of an image, hold its disk."""
+    from moto.ec2.models import EC2Backend
+
+    create, copy = EC2Backend.create_image, EC2Backend.copy_image
+
+    def create_image(self: Any, instance_id: str, *more: Any, **rest: Any) -> Any:
+        ami = create(self, instance_id, *more, **rest)
+        ami.root_device_type = "ebs"
+        instance = self.get_instance(instance_id)
+        images[ami.id] = None
+        if instance.machine.image is not None:
+            images[ami.id] = folder / ami.id
+            instance.machine.keep_disk(folder / ami.id)
+        return ami
+
+    def copy_image(self: Any, source_image_id: str, *more: Any, **rest: Any) -> Any:
+        ami = copy(self, source_image_id, *more, **rest)
+        ami.root_device_type = "ebs"
+        images[ami.id] = images[source_image_id]
+        return ami
+
+    EC2Backend.create_image = create_image  # type: ignore[method-assign]
+    EC2Backend.copy_image = copy_image  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -442,6 +478,7 @@ def main() -> None:
         return ActionResult({"InstanceId": instance.id, "Output": text})
 
     General.get_console_output = get_console_output  # type: ignore[method-assign]
+    keep_disks(Path(sys.argv[1]), images)
     named: dict[str, Path | None] = dict.fromkeys(("sshd-standin-1", "sshd-standin-2", "arm-1"))
     if sys.argv[2:]:
         named["debian-12-standin"] = Path(sys.argv[2])
@@ -449,7 +486,7 @@ def main() -> None:
     for number, (name, image) in enumerate(named.items()):
         ami = _backend().register_image(name, "standin")
         ami.architecture = "arm64" if name.startswith("arm") else "x86_64"
-        ami.root_device_name = "/dev/xvda"
+        ami.root_device_name, ami.root_device_type = "/dev/xvda", "ebs"
         ami.creation_date = datetime.datetime(2026, 11, 1 + number, tzinfo=datetime.UTC)
         images[ami.id] = image
         amis[name] = ami.id

@@ -22,6 +22,7 @@ from build_orchestrator.machine.qemu.accelerator import known_verdict
 BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
 POWERED_OFF = "powered-off"
 """The file by which a machine says that it was powered off from inside."""
+OVERLAY = "overlay.qcow2"
 
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
 AS_USER = ["--user", "--map-root-user", "--map-auto"]
@@ -58,6 +59,7 @@ class Machine:
     def __init__(self, order: Order) -> None:
         order.folder.mkdir(parents=True)
         self.folder = order.folder
+        self.image = order.image
         self.console = order.folder / "console"
         self.console.touch()
         # Not the fake provider's mark, or the next sweep on this host would take it for one.
@@ -85,9 +87,23 @@ class Machine:
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
 
+    def power_off(self) -> None:
+        """Stop it; its disk stays."""
+        self.child.terminate()
+        self.child.wait()
+
+    def keep_disk(self, folder: Path) -> None:
+        """Make an image of its disk: a folder as that of the image that it was started from."""
+        assert self.image is not None
+        folder.mkdir()
+        convert = ["qemu-img", "convert", "-O", "qcow2", str(self.folder / OVERLAY)]
+        subprocess.run([*convert, str(folder / "disk.qcow2")], check=True)
+        for name in ("vmlinuz", "initrd.img"):
+            (folder / name).symlink_to(self.image.resolve() / name)
+
     def remove(self) -> None:
         """Remove its folder; a disk is kept, for those who want to look for what is on it."""
-        disk = self.folder / "overlay.qcow2"
+        disk = self.folder / OVERLAY
         if disk.exists():
             disk.replace(self.folder.with_suffix(".ended"))
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -137,7 +153,7 @@ def _qemu(order: Order) -> list[str]:
         [
             *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"),
             str(order.image / "disk.qcow2"),
-            "overlay.qcow2",
+            OVERLAY,
         ],
         cwd=order.folder,
         check=True,
@@ -148,7 +164,7 @@ def _qemu(order: Order) -> list[str]:
         *("-accel", "kvm" if known_verdict() == "kvm" else "tcg,thread=multi,tb-size=256"),
         *("-smp", "2", "-m", "1024", "-no-reboot"),
         *("-serial", f"file:{order.folder / 'console'}"),
-        *("-drive", "file=overlay.qcow2,format=qcow2,if=none,id=disk,cache=unsafe"),
+        *("-drive", f"file={OVERLAY},format=qcow2,if=none,id=disk,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk"),
         *("-blockdev", "driver=vvfat,node-name=seed,dir=seed,label=CIDATA,read-only=on"),
         *("-device", "virtio-blk-pci,drive=seed"),

@@ -3,6 +3,7 @@ exactly those images are stale that depend on what has changed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -22,6 +23,7 @@ from build_orchestrator.image import bake_inputs as module
 from build_orchestrator.image import baked
 from build_orchestrator.image.bake_inputs import bake_inputs, rendered
 from build_orchestrator.image.baked import Baked, choose
+from build_orchestrator.image.lock import known_images, write_baked
 from build_orchestrator.inputs import key_of
 from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.model import Image
@@ -97,8 +99,8 @@ class Project:
         sha256 = self.bases.get(build.name, "b" * 64)
         return bake_inputs(build, self.folder, Image(source="", sha256=sha256, disk=""))
 
-    def bake_all(self) -> None:
-        """Put an image of each into the index, without baking any."""
+    def bake_all(self, age_s: int = 0) -> None:
+        """Put an image of each into the index or the lock, without baking any."""
         for number, build in enumerate(self.builds().values()):
             image = Baked(
                 project=str(self.folder),
@@ -110,22 +112,28 @@ class Project:
                 key=key_of(self.inputs(build)),
                 inputs=self.inputs(build),
                 base="a disk",
-                made_at=float(int(time.time()) - number),
+                made_at=float(int(time.time()) - number - age_s),
                 packer="1.6.6",
                 run_id="run",
             )
             image.folder.mkdir(parents=True)
             (image.folder / baked.FACTS).write_bytes(msgspec.json.encode(image))
+            if build.target.provider == "aws":
+                write_baked(self.folder, dataclasses.replace(image, ami=f"ami-{number:08x}"))
 
     def stale(self) -> dict[str, tuple[str, ...]]:
         """Which images are not fresh -> why."""
-        choices = {name: choose(each, self.inputs(each)) for name, each in self.builds().items()}
+        choices = {
+            name: choose(each, self.inputs(each), known_images(each.target, self.folder))
+            for name, each in self.builds().items()
+        }
         return {name: each.changes for name, each in choices.items() if each.image is None}
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "project").mkdir()
     return Project(tmp_path / "project")
 
@@ -336,6 +344,11 @@ UNRELATED = {
     "the size of machines": rows(
         lambda all_rows: all_rows["defaults"].update(size={"cpus": 4, "memory_mib": 4096})
     ),
+    "where machines of AWS are, and of which kind": rows(
+        lambda all_rows: all_rows["defaults"]["launch"].update(
+            instance_types=["m7i.large"], subnet_id="subnet-12345678", address="private"
+        )
+    ),
     "another distro": rows(lambda all_rows: all_rows["distros"].pop("windows_2022")),
 }
 
@@ -354,14 +367,12 @@ def test_what_no_image_depends_on_makes_none_stale(
 def test_an_image_that_is_too_old_will_not_do(project: Project) -> None:
     project.content["defaults"]["max_image_age"] = "2h"
     project.write()
-    project.bake_all()
+    project.bake_all(age_s=7000)
     assert project.stale() == {}
+    project.bake_all(age_s=7300)
     for image in baked.all_images():
-        facts = json.loads((image.folder / baked.FACTS).read_text())
-        facts["made_at"] -= 3 * 3600
-        folder = image.folder
-        (folder / baked.FACTS).write_text(json.dumps(facts))
-        folder.rename(folder.with_name(f"{image.key[: baked.SHORT]}-{int(facts['made_at'])}"))
+        if image.age_s(time.time()) < 7200:
+            baked.remove(image)
     assert set(project.stale()) == ALL
 
 

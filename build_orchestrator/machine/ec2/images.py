@@ -105,6 +105,20 @@ def _found(api: Api, source: ImageSource) -> dict[str, Any]:
     return newest
 
 
+def exists(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> bool:
+    """Whether an image is there and can be used.
+
+    Raises:
+        EnvironmentFailure: AWS does not answer.
+    """
+    api = api_of(region, endpoint)
+    patience = Deadline(deadline.stage, min(PATIENCE_S, deadline.remaining_s))
+    found = persist(
+        lambda: _found(api, ImageSource(ami=ami)), f"image {ami}", deadline=patience, cancel=cancel
+    )
+    return found.get("State") == "available"
+
+
 def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> None:
     """Remove an image of ours with its snapshots. One that is gone already is fine.
 

@@ -80,7 +80,8 @@ class Ec2Provider:
         ground = self._ground(api, request.identity.run_uuid)
 
         def shared(deadline: Deadline, cancel: Cancel) -> Shared:
-            return self._shared(ground, request, deadline, cancel)
+            key = user_key(Path(request.identity.folder))
+            return self._shared(ground, request.options, key, deadline, cancel)
 
         return Boot(
             request=request,
@@ -93,6 +94,28 @@ class Ec2Provider:
             notify=self._notify,
             kept=ground.keep,
         ).go()
+
+    def share(
+        self,
+        run_uuid: str,
+        options: Mapping[str, str],
+        folder: Path,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+    ) -> tuple[Shared, Path]:
+        """What the machines of a run share, for one that Packer launches, and the private key.
+
+        Args:
+            folder: the machine's own.
+
+        Raises:
+            EnvironmentFailure: AWS will not have it.
+        """
+        api = api_of(options["region"], options.get("endpoint", ""))
+        key = user_key(folder)
+        ground = self._ground(api, run_uuid)
+        return self._shared(ground, options, key, deadline, cancel), key
 
     def adopt(self, identity: Identity) -> Ec2Machine:
         details = identity.details
@@ -134,17 +157,17 @@ class Ec2Provider:
             return self._grounds[key]
 
     def _shared(
-        self, ground: _Ground, request: MachineRequest, deadline: Deadline, cancel: Cancel
+        self,
+        ground: _Ground,
+        options: Mapping[str, str],
+        key: Path,
+        deadline: Deadline,
+        cancel: Cancel,
     ) -> Shared:
         with ground.lock:
             if ground.shared is None:
                 ground.shared, ids = make_shared(
-                    ground.api,
-                    ground.run_uuid,
-                    request.options,
-                    user_key(Path(request.identity.folder)),
-                    deadline=deadline,
-                    cancel=cancel,
+                    ground.api, ground.run_uuid, options, key, deadline=deadline, cancel=cancel
                 )
                 ground.watch.beat_for(*ids)
             return ground.shared

@@ -1,0 +1,150 @@
+"""Images of AWS, baked by the real Packer from a real machine behind the EC2 stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from build_orchestrator.deadline import NEVER, Deadline
+from build_orchestrator.image import resolve
+from build_orchestrator.machine import processes
+from build_orchestrator.machine.baker import MARK
+from build_orchestrator.machine.contract import silent
+from build_orchestrator.model import ImageSource
+from tests.conftest import require
+from tests.contract.projects import OUTPUT
+from tests.real.aws_projects import TARGET, AwsProject
+from tests.standins.ec2 import Ec2, ec2_server
+
+LOCK = "images.lock.yaml"
+INSTALL = "echo baked >/opt/prerequisite\n"
+SCRIPT = f'cat /opt/prerequisite >"$BUILD_OUTPUT/{OUTPUT}"\n'
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Ec2]:
+    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "mke2fs", "packer")
+    image = resolve(
+        ImageSource(bootstrap="bookworm"),
+        project=Path.cwd(),
+        deadline=Deadline("image", 800),
+        cancel=NEVER,
+        on_line=silent,
+    )
+    with ec2_server(Path(image.disk).parent) as server:
+        yield server
+
+
+class BakeProject(AwsProject):
+    """A project whose images are baked."""
+
+    limit_s = 600
+
+    def declare(self, install: str = INSTALL) -> None:
+        self.write(script=SCRIPT, ami=self.server.machine_ami, launch={"user": "root"}, boot_s=400)
+        path = self.folder / "targets.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["flavours"] = {"prerequisites": {"script": "install.sh"}}
+        content["recipes"]["agent"]["flavour"] = "prerequisites"
+        path.write_text(yaml.safe_dump(content))
+        (self.folder / "install.sh").write_text(install)
+
+    def baked(self) -> list[dict[str, Any]]:
+        """What the lock says was baked."""
+        found: list[dict[str, Any]] = yaml.safe_load((self.folder / LOCK).read_text())["baked"]
+        return found
+
+    def packers(self) -> list[int]:
+        """Every process of a bake of this project."""
+        ours = {f"HOME={self.home}"}
+        return [
+            pid
+            for pid in processes.find(lambda pid: ours <= {*processes.environment(pid)})
+            if any(line.startswith(f"{MARK}=") for line in processes.environment(pid))
+        ]
+
+
+@pytest.fixture
+def project(server: Ec2, tmp_path: Path) -> Iterator[BakeProject]:
+    made = BakeProject(tmp_path / "home", server)
+    made.environ["AWS_POLL_DELAY_SECONDS"] = "1"  # Packer's own is 15.
+    made.declare()
+    yield made
+    for pid in made.packers():
+        os.kill(pid, signal.SIGKILL)
+    made.end()
+    server.reset()
+
+
+def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProject) -> None:
+    before = project.server.shown()
+    done = project.at_standin("bake", TARGET)
+    assert done.status == 0, done.words
+    (row,) = project.baked()
+    assert row["target"] == TARGET
+    assert {"systemd", "openssh-server"} <= row["packages"].keys()
+    after = project.server.shown()
+    assert set(after["images"]) - set(before["images"]) == {row["ami"]}
+    assert project.server.left() == []
+    assert project.packers() == []
+
+    elsewhere = {"XDG_CACHE_HOME": str(project.home / "another")}
+    built = project.at_standin("up", TARGET, "--require-baked", **elsewhere)
+    assert built.status == 0, built.words
+    (artifact,) = project.folder.glob(f"dist/dev/*/{OUTPUT}")
+    assert artifact.read_text() == "baked\n"
+    again = project.at_standin("bake", TARGET, **elsewhere)
+    assert "unchanged" in again.stdout, again.words
+
+    (project.folder / "install.sh").write_text(f"{INSTALL}# another line\n")
+    spared = project.at_standin("images", "prune", "--json")
+    assert [each["state"] for each in json.loads(spared.stdout)] == ["spared"]
+    (project.folder / LOCK).unlink()
+    pruned = project.build("images", "prune")
+    assert "removed" in pruned.stdout, pruned.words
+    left = project.server.shown()
+    assert row["ami"] not in left["images"]
+    assert set(left["snapshots"]) == set(before["snapshots"])
+
+
+def test_a_killed_packer_leaves_no_machine(project: BakeProject) -> None:
+    with project.started("bake", TARGET, "--aws-endpoint", project.server.endpoint) as child:
+        launched(project)
+        for pid in project.packers():
+            os.kill(pid, signal.SIGKILL)
+        stdout, stderr = child.communicate(timeout=120)
+    assert child.returncode == 3, stdout + stderr
+    assert "killed by SIGKILL" in stdout
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def test_a_sweep_ends_what_a_killed_bake_has_left(project: BakeProject) -> None:
+    with project.started("bake", TARGET, "--aws-endpoint", project.server.endpoint) as child:
+        launched(project)
+        child.kill()
+        child.wait()
+        for pid in project.packers():
+            os.kill(pid, signal.SIGKILL)
+    assert project.server.alive()
+    swept = project.at_standin("sweep", "--provider", "aws")
+    assert swept.status == 0, swept.words
+    assert f"{TARGET}-bake-1" in swept.stdout
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def launched(project: BakeProject) -> None:
+    """Wait until Packer has its machine."""
+    end = time.monotonic() + 120
+    while not project.server.alive():
+        assert time.monotonic() < end, "no machine was launched"
+        time.sleep(0.1)
