@@ -95,17 +95,18 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     """Remove this project's images that no build starts from any more: stale and superseded ones.
 
-    Disks and boxes go from the cache, images of AWS with their snapshots from AWS. One that is
-    fresh stays, and so does one that images.lock.yaml names, or from which a living machine was
-    started.
+    Disks and boxes go from the cache, boxes from Vagrant's collection, too, and images of AWS with
+    their snapshots from AWS. One that is fresh stays, and so does one that images.lock.yaml names,
+    or from which a living machine was started.
 
     \b
     Examples:
       build images prune --dry-run
       build images prune
     """
+    from build_orchestrator.deadline import Deadline
     from build_orchestrator.errors import OrchestratorError
-    from build_orchestrator.image.baked import sweep_unfinished
+    from build_orchestrator.image.baked import remove, sweep_unfinished
 
     project = project_of(ctx)
     if not dry_run:
@@ -121,8 +122,9 @@ def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
         if not reason:
             row |= {"state": "found" if dry_run else "removed", "reason": state}
             if not dry_run:
+                deadline = Deadline("image", REMOVED_S, f"{image.entry} to be removed")
                 try:
-                    _remove(image)
+                    remove(image, deadline=deadline)
                 except OrchestratorError as error:
                     failed = True
                     row |= {"state": "failed", "reason": error.brief}
@@ -144,20 +146,6 @@ def _spared(image: Baked, named: str) -> str:
     if users := _users(image):
         return f"in use by {', '.join(users)}"
     return ""
-
-
-def _remove(image: Baked) -> None:
-    from build_orchestrator.deadline import NEVER, Deadline
-    from build_orchestrator.image import baked
-
-    if image.ami:
-        from build_orchestrator.machine.ec2.images import remove
-
-        deadline = Deadline("image", REMOVED_S, f"{image.ami} to be removed")
-        remove(
-            image.ami, region=image.region, endpoint=image.endpoint, deadline=deadline, cancel=NEVER
-        )
-    baked.remove(image)
 
 
 def _users(image: Baked) -> list[str]:

@@ -84,6 +84,11 @@ class Baked:
         made = time.strftime("%Y-%m-%d", time.gmtime(self.made_at))
         return f"baked {self.flavour} of {made} ({self.base})"
 
+    @property
+    def box(self) -> str:
+        """What Vagrant calls it, where it is a box."""
+        return f"{MADE_HERE}/{self.distro}-{self.flavour}"
+
     def age_s(self, now: float) -> float:
         return max(0.0, now - self.made_at)
 
@@ -195,7 +200,7 @@ def start_from(image: Baked, *, deadline: Deadline, cancel: Cancel, on_line: OnL
         from build_orchestrator.machine.vagrant.boxes import file_box, local_url
 
         box = file_box(
-            f"{MADE_HERE}/{image.distro}-{image.flavour}",
+            image.box,
             local_url(image.folder / image.file),
             image.sha256,
             image.provider,
@@ -261,12 +266,20 @@ def sweep_unfinished() -> None:
             lock.release()
 
 
-def remove(image: Baked) -> None:
-    """Take an image out of the index, with its files.
+def remove(image: Baked, *, deadline: Deadline) -> None:
+    """Remove an image: its files, from Vagrant's collection, from AWS with its snapshots.
 
     Raises:
-        EnvironmentFailure: its files could not be removed.
+        EnvironmentFailure: it could not be removed; what is left of it is still in the index.
     """
+    if image.ami:
+        from build_orchestrator.machine.ec2 import images
+
+        images.remove(image.ami, region=image.region, endpoint=image.endpoint, deadline=deadline)
+    if image.file.endswith(".box"):
+        from build_orchestrator.machine.vagrant.boxes import remove_file_box
+
+        remove_file_box(image.box, image.sha256, image.provider, deadline=deadline)
     cache.drop(KIND, image.entry)
     if image.folder.exists():
         raise EnvironmentFailure(f"{image.folder} could not be removed")

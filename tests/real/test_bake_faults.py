@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,6 +95,13 @@ def test_a_packer_that_will_not_do_is_named_before_anything_starts(
     assert not list(project.folder.glob("runs/*"))
 
 
+def test_a_newer_packer_with_its_plugins_will_do(project: BakeProject) -> None:
+    project.stand_in("plugged")
+    ended = project.build("bake", TARGET)
+    assert (ended.status, ended.row["outcome"]) == (0, "built"), ended.stderr
+    assert [each["packer"] for each in project.baked()] == ["1.16.0"]
+
+
 def test_a_missing_packer_is_named_before_anything_starts(project: BakeProject) -> None:
     project.without_packer()
     ended = project.build("bake", TARGET)
@@ -102,19 +110,39 @@ def test_a_missing_packer_is_named_before_anything_starts(project: BakeProject) 
     assert not list(project.folder.glob("runs/*"))
 
 
-def test_a_disk_without_room_is_named_before_anything_starts(project: BakeProject) -> None:
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """During the block a folder is a file system of its own."""
     require(that=os.geteuid() == 0, because="only root mounts a small file system")
-    project.stand_in("made")
-    small = project.state / "build-orchestrator"
-    small.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)], check=True)
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
     try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_without_room_is_named_before_anything_starts(project: BakeProject) -> None:
+    project.stand_in("made")
+    with small_disk(project.state / "build-orchestrator", "3m"):
         ended = project.build("bake", TARGET)
         assert ended.status == 4, ended.stdout
         assert "MiB free" in ended.stderr
         assert not list(project.folder.glob("runs/*"))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_the_environments(project: BakeProject) -> None:
+    project.stand_in("fills")
+    small = project.state / "build-orchestrator"
+    with small_disk(small, "8g"):
+        child = project.start("bake", TARGET)
+        project.wait_for("filling", child)
+        subprocess.run(["mount", "-o", "remount,size=8m", small], check=True)
+        assert child.wait(timeout=60) == 3
+        assert project.row()["outcome"] == "environment"
+        assert "disk is full" in project.row()["failure"]["brief"]
+        assert project.baked() == []
+        assert project.leftovers() == []
 
 
 def test_what_a_killed_bake_leaves_is_swept(project: BakeProject) -> None:

@@ -1,12 +1,14 @@
 """A stand-in for Packer: what it does when things go wrong, which the real one does not on demand.
 
 Called as Packer is. ``STANDIN_PACKER`` says how it behaves: ``new`` (a version without plugins),
-``other`` (not Packer at all), ``made``, ``nothing`` (ends with 0 and makes nothing), ``script-N``
-(the image's script ended with N), ``error``, ``killed``, ``hangs`` (with a child in its folder).
+``plugged`` (the same with them), ``other`` (not Packer at all), ``made``, ``nothing`` (ends with 0
+and makes nothing), ``script-N`` (the image's script ended with N), ``error``, ``killed``, ``hangs``
+(with a child in its folder), ``fills`` (whatever room there is, once there is not much).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+PLUGINS = "/root/.config/packer/plugins/github.com/hashicorp"
 BEHAVIOUR = os.environ.get("STANDIN_PACKER", "made")
 
 
@@ -23,10 +26,13 @@ def main(arguments: list[str]) -> int:
     """Behave as told; returns the exit status."""
     verb = arguments[0]
     if verb == "version":
-        said = {"new": "Packer v1.16.0", "other": "8472 words packed"}
+        new = "Packer v1.16.0"
+        said = {"new": new, "plugged": new, "other": "8472 words packed"}
         print(said.get(BEHAVIOUR, "Packer v1.6.6"))
         return 0
     if verb == "plugins":
+        if BEHAVIOUR == "plugged":
+            print(f"{PLUGINS}/qemu/packer-plugin-qemu_v1.1.4_x5.0_linux_amd64")
         return 0
     assert verb == "build", arguments
     options = dict(each.lstrip("-").partition("=")[::2] for each in arguments[1:-1])
@@ -46,9 +52,12 @@ def build(builder: str, variables: dict[str, str]) -> int:
         subprocess.Popen(["sleep", "300"])
         row("", "ui", "say", f"==> {builder}: hanging")
         time.sleep(300)
+    if BEHAVIOUR == "fills":
+        row("", "ui", "say", f"==> {builder}: filling")
+        fill(output)
     if BEHAVIOUR.startswith("script-"):
         row("", "ui", "message", f"    {builder}: ::exit {BEHAVIOUR.removeprefix('script-')}")
-    if BEHAVIOUR.startswith("script-") or BEHAVIOUR == "error":
+    if BEHAVIOUR.startswith("script-") or BEHAVIOUR in ("error", "fills"):
         row(builder, "error", "it went wrong, badly")
         return 1
     if BEHAVIOUR == "nothing":
@@ -61,6 +70,15 @@ def build(builder: str, variables: dict[str, str]) -> int:
     row(builder, "artifact", "0", "id", "VM")
     row(builder, "artifact", "0", "end")
     return 0
+
+
+def fill(folder: Path) -> None:
+    """Wait until the file system is small, and fill it."""
+    while shutil.disk_usage(folder).total > 1 << 26:
+        time.sleep(0.05)
+    with contextlib.suppress(OSError), (folder / "half").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
 
 
 def row(builder: str, kind: str, *data: str) -> None:

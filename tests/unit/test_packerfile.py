@@ -18,6 +18,7 @@ import yaml
 from build_orchestrator.cli.images import _builds
 from build_orchestrator.configuration import load
 from build_orchestrator.configuration.files import text_of
+from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import ConfigurationError, UsageError
 from build_orchestrator.image import bake_inputs as module
 from build_orchestrator.image import baked
@@ -372,7 +373,7 @@ def test_an_image_that_is_too_old_will_not_do(project: Project) -> None:
     project.bake_all(age_s=7300)
     for image in baked.all_images():
         if image.age_s(time.time()) < 7200:
-            baked.remove(image)
+            baked.remove(image, deadline=Deadline("image", 10))
     assert set(project.stale()) == ALL
 
 

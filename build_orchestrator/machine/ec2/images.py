@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.machine.ec2.api import Api, api_of, asking, persist
 from build_orchestrator.machine.ec2.launch import ARCHITECTURES, kinds_of
@@ -119,7 +119,7 @@ def exists(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: 
     return found.get("State") == "available"
 
 
-def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> None:
+def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline) -> None:
     """Remove an image of ours with its snapshots. One that is gone already is fine.
 
     Raises:
@@ -133,7 +133,7 @@ def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: 
         ).get("Images", [])
         return found
 
-    for image in persist(ask, f"image {ami}", deadline=deadline, cancel=cancel):
+    for image in persist(ask, f"image {ami}", deadline=deadline, cancel=NEVER):
         disks = [each.get("Ebs", {}) for each in image.get("BlockDeviceMappings", ())]
         snapshots = [each["SnapshotId"] for each in disks if "SnapshotId" in each]
         with asking(f"to remove image {ami}"):

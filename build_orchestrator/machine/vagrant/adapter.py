@@ -84,6 +84,11 @@ class Caller:
         """``vagrant box add`` of what a catalogue of ours describes."""
         self.call(["box", "add", "--provider", provider, str(catalogue)])
 
+    def remove_box(self, name: str, provider: str, version: str) -> None:
+        """``vagrant box remove``, also where Vagrant believes that a machine is made of it."""
+        how = ("--provider", provider, "--box-version", version, "--force")
+        self.call(["box", "remove", *how, name])
+
     def call(self, arguments: Sequence[str | None]) -> list[rows.Row]:
         """Run one command of Vagrant's and return its rows.
 

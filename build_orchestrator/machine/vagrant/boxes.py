@@ -17,6 +17,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.locks import locked, state_home
 from build_orchestrator.machine.vagrant.adapter import Caller, vagrant_home
+from build_orchestrator.machine.vagrant.libvirt import Libvirt
 from build_orchestrator.model import Image, ImageSource
 
 OnLine = Callable[[str], None]
@@ -64,7 +65,7 @@ def file_box(
     on_line: OnLine,
 ) -> Image:
     """The box in a file, which Vagrant fetches and checks, added where it is missing."""
-    version = f"0.0.{int(sha256[:12], 16)}"
+    version = version_of(sha256)
 
     def add(caller: Caller, folder: Path) -> None:
         on_line(f"adding the box {name} from {url}")
@@ -75,6 +76,31 @@ def file_box(
         caller.add_catalogue(catalogue, provider)
 
     return _added(name, version, provider, sha256, add, deadline, cancel, on_line)
+
+
+def version_of(sha256: str) -> str:
+    """The version that a box in a file has in Vagrant's collection."""
+    return f"0.0.{int(sha256[:12], 16)}"
+
+
+def remove_file_box(name: str, sha256: str, provider: str, *, deadline: Deadline) -> None:
+    """Take a box that was in a file out of Vagrant's collection, and its disk out of libvirt. One
+    that was never added, or is gone, is fine; no machine may be made of it.
+
+    Raises:
+        EnvironmentFailure: Vagrant does not let it go.
+    """
+    version = version_of(sha256)
+    with (
+        locked(_lock(name, version, provider), deadline=deadline),
+        tempfile.TemporaryDirectory(prefix="bo-box-") as folder,
+    ):
+        place = place_of(name, version, provider)
+        if place is None:
+            return
+        if provider == "libvirt":
+            Libvirt().drop(place, name, version, deadline=deadline)
+        Caller(Path(folder), "box", deadline=deadline).remove_box(name, provider, version)
 
 
 def local_url(path: Path) -> str:
@@ -98,11 +124,9 @@ def _added(
     cancel: Cancel,
     on_line: OnLine,
 ) -> Image:
-    key = hashlib.sha256(f"{name} {version} {provider}".encode()).hexdigest()[:32]
     if place_of(name, version, provider) is None:
-        lock = state_home() / "locks" / f"box-{key}"
         with (
-            locked(lock, deadline=deadline, cancel=cancel),
+            locked(_lock(name, version, provider), deadline=deadline, cancel=cancel),
             tempfile.TemporaryDirectory(prefix="bo-box-") as folder,
         ):
             if place_of(name, version, provider) is None:
@@ -116,3 +140,9 @@ def _added(
             details=str(vagrant_home() / "boxes"),
         )
     return Image(source=f"{name} {version}", sha256=sha256, disk=name, version=version)
+
+
+def _lock(name: str, version: str, provider: str) -> Path:
+    """Of whoever adds this box, or removes it."""
+    key = hashlib.sha256(f"{name} {version} {provider}".encode()).hexdigest()[:32]
+    return state_home() / "locks" / f"box-{key}"

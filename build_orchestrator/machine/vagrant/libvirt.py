@@ -78,6 +78,11 @@ class Libvirt:
         for volume, pool in self._volumes_of(name).items():
             self._virsh("vol-delete", "--pool", pool, volume, deadline=deadline)
 
+    def drop(self, box: Path, name: str, version: str, *, deadline: Deadline) -> None:
+        """Remove the disks of a box that ``prepare`` has brought; they may be gone."""
+        for _, volume in _disks(box, name, version):
+            self._virsh("vol-delete", "--pool", POOL, volume, deadline=deadline)
+
     # --- what races -------------------------------------------------------------------------
 
     def _make_pool(self, deadline: Deadline) -> None:
