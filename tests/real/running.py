@@ -123,12 +123,17 @@ class Project:
             stderr=subprocess.DEVNULL,
         )
 
-    def row(self) -> dict[str, Any]:
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the newest report; none where there is no report."""
         reports = sorted(self.folder.glob("runs/*/report.json"))
-        if not reports:
-            return {}
-        row: dict[str, Any] = json.loads(reports[-1].read_text())["results"][0]
-        return row
+        rows: list[dict[str, Any]] = (
+            json.loads(reports[-1].read_text())["results"] if reports else []
+        )
+        return rows
+
+    def row(self) -> dict[str, Any]:
+        """The first one."""
+        return next(iter(self.rows()), {})
 
     def run_uuid(self) -> str:
         """Of the newest run."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from build_orchestrator.machine import processes
 from build_orchestrator.render.packerfile import path_of
 from tests.conftest import require
 from tests.real.baking import BakeProject
@@ -17,6 +21,7 @@ from tests.real.running import CHECKOUT
 
 PROVISION = CHECKOUT / "provision"
 TARGET = "debian_bookworm_qemu"
+TWO = "debian_two_qemu"
 FILES = sorted(CHECKOUT.glob(path_of("*")))
 
 # What every recipe's script of ours begins with.
@@ -76,6 +81,36 @@ def test_a_build_starts_from_what_packer_baked(project: BakeProject) -> None:
     assert "installing" not in project.log()
     assert built.row["image"].startswith("baked prerequisites of ")
     assert "prerequisites" in built.row["phases_s"]
+    assert project.leftovers() == []
+
+
+def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: BakeProject) -> None:
+    """Two bakes at once: neither takes the other's end for its own, and nothing stays."""
+    project.declare("exit 0", install="echo at work; sleep 8; exit 7\n")
+    content = yaml.safe_load((project.folder / "targets.yaml").read_text())
+    content["distros"]["debian_two"] = {**content["distros"]["debian_bookworm"], "release": "two"}
+    (project.folder / "targets.yaml").write_text(yaml.safe_dump(content))
+    child = project.start("bake", "*", "-j2")
+    until = time.monotonic() + 400
+    while not any(
+        "| at work" in log.read_text() for log in project.folder.glob(f"runs/*/{TWO}/l*")
+    ):
+        assert child.poll() is None, project.log()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for pid in project.bakers():
+        words = processes.environment(pid)
+        if Path(processes.arguments(pid)[0]).name == "packer" and any(
+            TWO in each for each in words
+        ):
+            os.kill(pid, signal.SIGKILL)
+    assert child.wait(timeout=400) == 1
+    rows = {each["target"]: each for each in project.rows()}
+    assert (rows[TARGET]["outcome"], rows[TWO]["outcome"]) == ("failed", "environment")
+    assert "ended with status 7" in rows[TARGET]["failure"]["brief"]
+    assert "killed by SIGKILL" in rows[TWO]["failure"]["brief"]
+    assert {each["machine"] for each in rows.values()} == {"destroyed"}
+    assert project.baked() == []
     assert project.leftovers() == []
 
 

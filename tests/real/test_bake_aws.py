@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from build_orchestrator.image import resolve
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.baker import MARK
 from build_orchestrator.machine.contract import silent
+from build_orchestrator.machine.ec2.permissions import actions_of, policy
 from build_orchestrator.model import ImageSource
 from tests.conftest import require
-from tests.contract.projects import OUTPUT
+from tests.contract.projects import OUTPUT, ROOT
 from tests.real.aws_projects import TARGET, AwsProject
-from tests.standins.ec2 import Ec2, ec2_server
+from tests.standins.ec2 import CREDENTIALS, Ec2, ec2_server
 
 LOCK = "images.lock.yaml"
 INSTALL = "echo baked >/opt/prerequisite\n"
@@ -95,6 +97,13 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
     assert set(after["images"]) - set(before["images"]) == {row["ami"]}
     assert project.server.left() == []
     assert project.packers() == []
+    asked = {
+        f"ec2:{name}"
+        for name, times in after["actions"].items()
+        if times > before["actions"].get(name, 0)
+    }
+    named = re.findall(r"ec2:\w+", (ROOT / "docs/how-to/bake-images.md").read_text())
+    assert asked <= actions_of(policy(parameters=False)) | {*named}
 
     elsewhere = {"XDG_CACHE_HOME": str(project.home / "another")}
     built = project.at_standin("up", TARGET, "--require-baked", **elsewhere)
@@ -118,11 +127,16 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
 def test_a_killed_packer_leaves_no_machine(project: BakeProject) -> None:
     with project.started("bake", TARGET, "--aws-endpoint", project.server.endpoint) as child:
         launched(project)
+        told = b"".join(path.read_bytes() for path in project.home.rglob("*") if path.is_file())
         for pid in project.packers():
+            told += " ".join(processes.arguments(pid)).encode()
             os.kill(pid, signal.SIGKILL)
         stdout, stderr = child.communicate(timeout=120)
     assert child.returncode == 3, stdout + stderr
     assert "killed by SIGKILL" in stdout
+    # Credentials are environment alone.
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode() not in told
+    assert CREDENTIALS["AWS_ACCESS_KEY_ID"].encode() not in told
     assert project.server.left() == []
     project.assert_nothing_left()
 
