@@ -15,7 +15,6 @@ from build_orchestrator.model import Build, Flavour, Image, Input, Target
 from build_orchestrator.render.packerfile import (
     INSIDE,
     TEMPLATE,
-    builder_name,
     packerfile,
     part_of,
 )
@@ -38,9 +37,7 @@ def bake_inputs(build: Build, project: Path, base: Image | None) -> tuple[Input,
     """
     target, flavour = build.target, build.flavour
     assert flavour is not None
-    part = part_of(
-        rendered(project, [target], [flavour]), builder_name(target.provider, flavour.name)
-    )
+    part = part_of(rendered(project, [target], [flavour]))
     pairs = [
         ("bake version", RECIPE),
         ("base image", _made_of(base) if base else UNKNOWN),

@@ -145,21 +145,14 @@ def packerfile(
     return _parsed(text)
 
 
-def part_of(text: str, builder: str) -> str:
-    """What of a file concerns one builder, in one way of writing it: a part of the image's key.
+def part_of(text: str) -> str:
+    """What of a file of one builder decides what its image is, in one way of writing it: a part of
+    the image's key.
 
-    What is left out decides how an image is made, not what it is: Packer's variables, and how the
-    result is packed.
+    What is left out decides how an image is made: Packer's variables, and how the result is packed.
     """
     content: Mapping[str, Any] = json.loads(text)
-    kept = {
-        "builders": [each for each in content["builders"] if each["name"] == builder],
-        "provisioners": [
-            {**each, "only": [builder]} if "only" in each else each
-            for each in content["provisioners"]
-            if builder in each.get("only", [builder])
-        ],
-    }
+    kept = {name: content[name] for name in ("builders", "provisioners")}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
 
