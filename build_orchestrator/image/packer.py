@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from build_orchestrator import command
@@ -26,6 +27,9 @@ NEEDED = {
     "aws": ("amazon",),
 }
 """Provider -> the plugins with which its images are made."""
+
+SHIPPED_PLUGINS = resources.files("build_orchestrator") / "_project" / PLUGINS
+"""What names them for ``packer init``; a project need not have it."""
 
 ASK_S = 30.0
 ESCAPES = {"%!(PACKER_COMMA)": ",", "\\n": "\n", "\\r": "\r"}
@@ -140,7 +144,7 @@ def require(providers: Iterable[str]) -> str:
         raise HostNotReady(
             f"Packer {found} brings no plugins, and lacks {', '.join(lacking)}",
             details="Packer 1.10 and later have none of their own.",
-            resolution=f"packer init {PLUGINS}",
+            resolution=f"packer init {SHIPPED_PLUGINS}",
         )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def test_each_failure_has_its_class(
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
-        ("new", "packer init packer/plugins.pkr.hcl"),
+        ("new", "Packer 1.16.0 brings no plugins, and lacks qemu"),
         ("other", "not HashiCorp's Packer"),
     ],
 )
@@ -93,6 +94,21 @@ def test_a_packer_that_will_not_do_is_named_before_anything_starts(
     assert ended.status == 4
     assert words in ended.stderr
     assert not list(project.folder.glob("runs/*"))
+
+
+def test_doctor_names_what_gets_the_plugins(project: BakeProject) -> None:
+    """The one whose plugins are there is told apart from the one that has none."""
+    found = {}
+    for behaviour in ("new", "plugged"):
+        project.stand_in(behaviour)
+        checks = json.loads(project.build("doctor", "--no-probe", "--json").stdout)["checks"]
+        (found[behaviour],) = (each for each in checks if each["name"] == "packer")
+    assert "lacks qemu, vagrant, virtualbox, amazon" in found["new"]["finding"]
+    assert "lacks vagrant, virtualbox, amazon" in found["plugged"]["finding"]
+    command, _, file = found["new"]["remedy"].rpartition(" ")
+    assert command == "packer init"
+    text = Path(file).read_text()
+    assert all(f"github.com/hashicorp/{each}" in text for each in ("qemu", "vagrant", "amazon"))
 
 
 def test_a_newer_packer_with_its_plugins_will_do(project: BakeProject) -> None:
