@@ -77,13 +77,12 @@ class PackerMachine:
 
     def destroy(self, *, deadline: Deadline) -> None:
         name, folder = self.identity.name, Path(self.identity.folder)
-        is_elsewhere = self.identity.target.endswith("_aws")
-        if is_elsewhere:
+        if self.identity.target.endswith("_aws"):
             self._ask_to_end(deadline)
         processes.kill(lambda pid: _name_of(pid) == name, deadline=deadline)
         with contextlib.suppress(OSError):
             shutil.rmtree((folder / SCRATCH).readlink(), ignore_errors=True)
-        if is_elsewhere:
+        if "region" in self.identity.details:
             from build_orchestrator.machine.ec2 import Ec2Provider
 
             # A Packer that was killed has ended nothing.
