@@ -82,7 +82,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["flavour"],
         row["state"],
         duration(row["age_s"]),
-        size(row["size_bytes"]) if row["file"] else "-",
+        size(row["size_bytes"]),
         ", ".join(row["users"]) or "-",
         row["ami"] or row["entry"],
     )

@@ -169,10 +169,12 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
     assert flavour is not None
     output = place.folder / "output"
     facts: dict[str, str] = {}
+    size_bytes = 0
     if target.provider == "aws":
         # region:ami-...; what was made of it afterwards has ids of its own.
         region, _, ami = next(each for each in made if ":ami-" in each).rpartition(":")
         facts = {"ami": ami, "region": region, "endpoint": target.options.get("endpoint", "")}
+        size_bytes = _size_in_aws(place, facts)
     elif target.provider in BOXED:
         facts = {"file": "package.box"}
         shutil.move(output / "package.box", into / "package.box")
@@ -184,6 +186,8 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
                 shutil.copyfile(source, into / Path(source).name)
                 facts[kind] = Path(source).name
     path = into / facts["file"] if "file" in facts else None
+    if path is not None:
+        size_bytes = path.stat().st_size
     return Baked(
         project=str(project),
         target=target.name,
@@ -197,7 +201,7 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
         packer=version,
         run_id=place.run_id,
         sha256=_digest(path) if path else "",
-        size_bytes=path.stat().st_size if path else 0,
+        size_bytes=size_bytes,
         file=facts.get("file", ""),
         kernel=facts.get("kernel", ""),
         initrd=facts.get("initrd", ""),
@@ -206,6 +210,13 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
         endpoint=facts.get("endpoint", ""),
         packages=packages_of((output / "packages").read_text()),
     )
+
+
+def _size_in_aws(place: Place, facts: Mapping[str, str]) -> int:
+    from build_orchestrator.machine.ec2 import images
+
+    gib = images.size_gib(**facts, deadline=place.deadline, cancel=place.cancel)
+    return gib << 30
 
 
 def _digest(path: Path) -> str:

@@ -61,6 +61,7 @@ class Baked:
     sha256: str = ""
     """Of its file."""
     size_bytes: int = 0
+    """Of its file, or of its disks in AWS."""
     file: str = ""
     """In its folder: a disk or a box; empty for an image of AWS."""
     kernel: str = ""

@@ -70,6 +70,7 @@ class LockedBake:
     flavour: str = entry("What was baked into it.", filled=True)
     region: str = entry("Where it is.", filled=True)
     ami: str = entry("Its id.", **_AMI)
+    size_gib: int = entry("How large its disks are.", default=0, minimum=0)
     base: str = entry("What it was made of.", default="")
     made: str = entry(
         "When it was made.",
@@ -130,6 +131,7 @@ def baked_in(project: Path) -> list[Baked]:
             made_at=datetime.strptime(row.made, _WHEN).replace(tzinfo=UTC).timestamp(),
             packer=row.packer,
             run_id=row.run,
+            size_bytes=row.size_gib << 30,
             ami=row.ami,
             packages=row.packages,
         )
@@ -167,6 +169,7 @@ def write_baked(project: Path, image: Baked) -> None:
         flavour=image.flavour,
         region=image.region,
         ami=image.ami,
+        size_gib=image.size_bytes >> 30,
         base=image.base,
         made=datetime.fromtimestamp(image.made_at, UTC).strftime(_WHEN),
         packer=image.packer,

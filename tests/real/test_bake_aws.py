@@ -92,6 +92,7 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
     assert done.status == 0, done.words
     (row,) = project.baked()
     assert row["target"] == TARGET
+    assert row["size_gib"] > 0
     assert {"systemd", "openssh-server"} <= row["packages"].keys()
     after = project.server.shown()
     assert set(after["images"]) - set(before["images"]) == {row["ami"]}

@@ -29,6 +29,7 @@ def image(target: str = "debian_one_aws", ami: str = "ami-12345678") -> Baked:
         packer="1.6.6",
         run_id="20261121T014500Z-3f9c",
         ami=ami,
+        size_bytes=8 << 30,
         packages={"gcc": "4:12.2.0-3", "zlib1g": "1:1.2.13"},
     )
 

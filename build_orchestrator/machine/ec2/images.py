@@ -111,12 +111,33 @@ def exists(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: 
     Raises:
         EnvironmentFailure: AWS does not answer.
     """
+    found = _ours(ami, region, endpoint, deadline, cancel)
+    return found.get("State") == "available"
+
+
+def size_gib(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> int:
+    """How large the disks of an image are together.
+
+    Raises:
+        EnvironmentFailure: AWS does not answer.
+    """
+    found = _ours(ami, region, endpoint, deadline, cancel)
+    return sum(int(disk.get("VolumeSize", 0)) for disk in _disks(found))
+
+
+def _ours(
+    ami: str, region: str, endpoint: str, deadline: Deadline, cancel: Cancel
+) -> dict[str, Any]:
+    """What AWS says of an image that was baked; empty where there is none."""
     api = api_of(region, endpoint)
     patience = Deadline(deadline.stage, min(PATIENCE_S, deadline.remaining_s))
-    found = persist(
+    return persist(
         lambda: _found(api, ImageSource(ami=ami)), f"image {ami}", deadline=patience, cancel=cancel
     )
-    return found.get("State") == "available"
+
+
+def _disks(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [each["Ebs"] for each in image.get("BlockDeviceMappings", ()) if "Ebs" in each]
 
 
 def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline) -> None:
@@ -125,18 +146,11 @@ def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline) -> None:
     Raises:
         EnvironmentFailure: AWS does not let us, or does not answer.
     """
+    image = _ours(ami, region, endpoint, deadline, NEVER)
+    if not image:
+        return
     api = api_of(region, endpoint)
-
-    def ask() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = api.ec2.describe_images(
-            Filters=[{"Name": "image-id", "Values": [ami]}]
-        ).get("Images", [])
-        return found
-
-    for image in persist(ask, f"image {ami}", deadline=deadline, cancel=NEVER):
-        disks = [each.get("Ebs", {}) for each in image.get("BlockDeviceMappings", ())]
-        snapshots = [each["SnapshotId"] for each in disks if "SnapshotId" in each]
-        with asking(f"to remove image {ami}"):
-            api.ec2.deregister_image(ImageId=ami)
-            for snapshot in snapshots:
-                api.ec2.delete_snapshot(SnapshotId=snapshot)
+    with asking(f"to remove image {ami}"):
+        api.ec2.deregister_image(ImageId=ami)
+        for snapshot in (disk["SnapshotId"] for disk in _disks(image) if "SnapshotId" in disk):
+            api.ec2.delete_snapshot(SnapshotId=snapshot)
