@@ -116,11 +116,13 @@ def _start_of(project: Path, build: Build) -> Image | None:
     """What a build would start from, as far as this host can tell without fetching anything."""
     from build_orchestrator.image import baked, known
     from build_orchestrator.image.bake_inputs import bake_inputs
+    from build_orchestrator.image.lock import known_images
 
     base = known(build.target.image, provider=build.target.provider)
     if base is None or build.flavour is None:
         return base
-    fresh = baked.choose(build, bake_inputs(build, project, base)).image
+    inputs = bake_inputs(build, project, base)
+    fresh = baked.choose(build, inputs, known_images(build.target, project)).image
     if fresh is None:
         return base
     return dataclasses.replace(base, sha256=fresh.sha256, source=f"{fresh.ami}, {fresh.title}")
