@@ -19,12 +19,14 @@ from build_orchestrator.image import resolve
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.baker import MARK
 from build_orchestrator.machine.contract import silent
+from build_orchestrator.machine.ec2.api import api_of
+from build_orchestrator.machine.ec2.leftovers import find
 from build_orchestrator.machine.ec2.permissions import actions_of, policy
 from build_orchestrator.model import ImageSource
 from tests.conftest import require
 from tests.contract.projects import OUTPUT, ROOT
 from tests.real.aws_projects import TARGET, AwsProject
-from tests.standins.ec2 import CREDENTIALS, Ec2, ec2_server
+from tests.standins.ec2 import CREDENTIALS, REGION, Ec2, ec2_server
 
 LOCK = "images.lock.yaml"
 INSTALL = "echo baked >/opt/prerequisite\n"
@@ -123,6 +125,23 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
     left = project.server.shown()
     assert row["ami"] not in left["images"]
     assert set(left["snapshots"]) == set(before["snapshots"])
+
+
+def test_another_hosts_sweep_spares_what_packer_runs(
+    project: BakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that it can go by are the tags."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with project.started("bake", TARGET, "--aws-endpoint", project.server.endpoint) as child:
+        launched(project)
+        shown = find(api_of(REGION, project.server.endpoint), project.server.endpoint)
+        (machine,) = (each for each in shown if each.target)
+        assert "kept until" in machine.details["spared"]
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=120) == 143
+    assert project.server.left() == []
+    project.assert_nothing_left()
 
 
 def test_a_killed_packer_leaves_no_machine(project: BakeProject) -> None:
