@@ -119,12 +119,19 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
     (project.folder / "install.sh").write_text(f"{INSTALL}# another line\n")
     spared = project.build("images", "prune", "--json")
     assert [each["state"] for each in json.loads(spared.stdout)] == ["spared"]
+    locked = (project.folder / LOCK).read_text()
     (project.folder / LOCK).unlink()
     pruned = project.build("images", "prune")
     assert "removed" in pruned.stdout, pruned.words
     left = project.server.shown()
     assert row["ami"] not in left["images"]
     assert set(left["snapshots"]) == set(before["snapshots"])
+
+    (project.folder / "install.sh").write_text(INSTALL)
+    (project.folder / LOCK).write_text(locked)
+    gone = project.at_standin("up", TARGET, "--require-baked", **elsewhere)
+    assert gone.status == 3, gone.words
+    assert f"its {row['ami']} is not in {REGION} any more" in gone.stdout
 
 
 def test_another_hosts_sweep_spares_what_packer_runs(

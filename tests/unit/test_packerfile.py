@@ -18,7 +18,7 @@ import yaml
 from build_orchestrator.cli.images import _builds
 from build_orchestrator.configuration import load
 from build_orchestrator.configuration.files import text_of
-from build_orchestrator.deadline import Deadline
+from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import ConfigurationError, UsageError
 from build_orchestrator.image import bake_inputs as module
 from build_orchestrator.image import baked
@@ -27,6 +27,7 @@ from build_orchestrator.image.baked import Baked, choose
 from build_orchestrator.image.lock import known_images, write_baked
 from build_orchestrator.inputs import key_of
 from build_orchestrator.machine import PROVIDERS
+from build_orchestrator.machine.ec2 import images as ec2_images
 from build_orchestrator.model import Image
 from build_orchestrator.render.packerfile import (
     INSIDE,
@@ -38,6 +39,7 @@ from build_orchestrator.render.packerfile import (
 )
 
 ROOT = Path(__file__).parents[2]
+LIMIT = Deadline("image", 60)
 NASTY = 'b"k\\w{{ env `HOME` }}'
 TARGETS: dict[str, Any] = {
     "schema": 1,
@@ -373,7 +375,7 @@ def test_an_image_that_is_too_old_will_not_do(project: Project) -> None:
     project.bake_all(age_s=7300)
     for image in baked.all_images():
         if image.age_s(time.time()) < 7200:
-            baked.remove(image, deadline=Deadline("image", 10))
+            baked.remove(image, deadline=LIMIT)
     assert set(project.stale()) == ALL
 
 
@@ -382,6 +384,21 @@ def test_an_image_of_another_region_will_not_do(project: Project) -> None:
     project.content["defaults"]["launch"]["region"] = "eu-west-2"
     project.write()
     assert set(project.stale()) == {"debian_one_aws plain", "debian_one_aws docker"}
+
+
+def test_an_image_that_aws_does_not_have_any_more_will_not_do(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.bake_all()
+    build = project.builds()["debian_one_aws plain"]
+    choice = choose(build, project.inputs(build), known_images(build.target, project.folder))
+    assert choice.image is not None
+    monkeypatch.setattr(ec2_images, "exists", lambda *_, **__: True)
+    assert baked.available(choice, build, deadline=LIMIT, cancel=NEVER) == choice
+    monkeypatch.setattr(ec2_images, "exists", lambda *_, **__: False)
+    found = baked.available(choice, build, deadline=LIMIT, cancel=NEVER)
+    assert found.image is None
+    assert "is not in eu-west-1 any more" in found.reason
 
 
 def test_an_image_without_its_file_will_not_do(project: Project) -> None:
