@@ -53,7 +53,8 @@ def bootstrap(suite: str, *, deadline: Deadline, cancel: Cancel, on_line: OnLine
     """Return the image of a suite, made where the cache has none."""
 
     def fill(folder: Path) -> None:
-        _make(suite, folder, deadline, cancel, on_line)
+        hooks = (hook(HOOK),)
+        make(suite, folder, PACKAGES, hooks, deadline=deadline, cancel=cancel, on_line=on_line)
 
     folder = cache.entry(KIND, key_of(suite), fill, deadline=deadline, cancel=cancel)
     return _image(suite, folder)
@@ -76,9 +77,26 @@ def _image(suite: str, folder: Path) -> Image:
     )
 
 
-def _make(suite: str, folder: Path, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> None:
+def make(
+    suite: str,
+    folder: Path,
+    packages: Sequence[str],
+    hooks: Sequence[str],
+    *,
+    deadline: Deadline,
+    cancel: Cancel,
+    on_line: OnLine,
+) -> None:
+    """Write disk.qcow2, its kernel, its initrd and image.json into an empty folder.
+
+    Args:
+        hooks: shell scripts that are run on the installed tree, in order.
+
+    Raises:
+        EnvironmentFailure: the packages or the disk could not be made.
+    """
     with work_folder(folder) as work:
-        install(suite, work, PACKAGES, (HOOK,), deadline=deadline, cancel=cancel, on_line=on_line)
+        install(suite, work, packages, hooks, deadline=deadline, cancel=cancel, on_line=on_line)
         on_line("making the disk")
         _take_kernel(work / "tree.tar", folder)
         _make_disk(work, deadline, cancel)
@@ -135,15 +153,16 @@ def install(
     cancel: Cancel,
     on_line: OnLine,
 ) -> None:
-    """Install packages into ``tree.tar`` of the work folder, and run our hooks on the tree.
+    """Install packages into ``tree.tar`` of the work folder, and run the hooks on the tree.
 
     Some archives list security updates that they no longer hold (bullseye since its support
     ended), so a second try does without.
     """
-    for name in hooks:
-        (work / name).write_text(hook(name))
-        (work / name).chmod(0o755)
-    argv = _mmdebstrap(packages, [work / name for name in hooks])
+    scripts = [work / f"hook-{number}" for number in range(len(hooks))]
+    for script, text in zip(scripts, hooks, strict=True):
+        script.write_text(text)
+        script.chmod(0o755)
+    argv = _mmdebstrap(packages, scripts)
     words = b""
     for number, sources in enumerate(package_sources(suite, deadline=deadline)):
         if number:

@@ -75,8 +75,11 @@ def key_of(suite: str, provider: str) -> str:
 
 
 def _disk_key(suite: str) -> str:
-    hooks = (bootstrap.hook(name) for name in HOOKS)
-    return _digest(RECIPE, suite, *PACKAGES, str(DISK_MIB), bootstrap.FEATURES, *hooks)
+    return _digest(RECIPE, suite, *PACKAGES, str(DISK_MIB), bootstrap.FEATURES, *_hooks())
+
+
+def _hooks() -> tuple[str, ...]:
+    return tuple(bootstrap.hook(name) for name in HOOKS)
 
 
 def _digest(*parts: str) -> str:
@@ -142,7 +145,7 @@ def _disk(suite: str, deadline: Deadline, cancel: Cancel, on_line: OnLine) -> Pa
     def fill(folder: Path) -> None:
         with bootstrap.work_folder(folder) as work:
             bootstrap.install(
-                suite, work, PACKAGES, HOOKS, deadline=deadline, cancel=cancel, on_line=on_line
+                suite, work, PACKAGES, _hooks(), deadline=deadline, cancel=cancel, on_line=on_line
             )
             on_line("making the disk")
             raw = bootable.make(work, DISK_MIB, deadline=deadline, cancel=cancel)

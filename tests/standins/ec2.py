@@ -124,7 +124,8 @@ ENDING = "shutting-down"
 
 @contextlib.contextmanager
 def ec2_server(image: Path | None = None) -> Iterator[Ec2]:
-    """A stand-in that lives as long as the block; ``image`` is a bootstrapped image's folder."""
+    """A stand-in that lives as long as the block; ``image`` is a bootstrapped image's folder,
+    or ``ami.cloud_image()``."""
     with tempfile.TemporaryDirectory(prefix="ec2-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         log = os.open(folder / "server.log", os.O_WRONLY | os.O_CREAT)
@@ -384,6 +385,14 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
                 port=PORT,
                 public_key=self.ec2_backend.key_pairs[self.key_name].material_public.decode(),
                 user_data=self.script,
+                instance={
+                    "instanceId": self.id,
+                    "imageId": self.image_id,
+                    "instanceType": self.instance_type,
+                    "availabilityZone": self.availability_zone,
+                    "region": REGION,
+                    "keyName": self.key_name,
+                },
                 image=images.get(self.image_id),
             )
 

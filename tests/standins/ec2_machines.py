@@ -2,22 +2,29 @@
 
 ``SshdMachine`` is a real sshd in namespaces of its own: its folders below /var/lib are nobody
 else's, and nothing of it outlives it. It starts in a tenth of a second, so faults and numbers are
-tried on it. ``QemuMachine`` is a real machine of our own bookworm image, whose first start plays
-cloud-init: it makes host keys and prints them, takes the key pair, and runs the user data.
+tried on it. ``QemuMachine`` is a real machine. From an image of ``ami.cloud_image`` it starts as in
+AWS: its firmware says where it is, and cloud-init asks the metadata service for all else. From our
+own bookworm image, whose start is quicker, its first start plays cloud-init: it makes host keys and
+prints them, takes the key pair, and runs the user data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.machine.qemu.accelerator import known_verdict
+from tests.standins import imds
+from tests.standins.ami import HAS_CLOUD_INIT
 
 BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
 POWERED_OFF = "powered-off"
@@ -34,6 +41,10 @@ SHIMS = {
     "shutdown": "touch {folder}/{powered_off}; kill -TERM 1",
 }
 
+NETWORK = "169.254.169.0/24"
+METADATA = "169.254.169.254"
+"""QEMU hands over only what goes to an address of the machine's own network."""
+
 KERNEL = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.ssh_auto=no TERM=dumb"
 
 
@@ -49,8 +60,10 @@ class Order:
     port: int
     public_key: str
     user_data: str
+    instance: dict[str, str]
+    """What it may know of itself; see ``imds.metadata``."""
     image: Path | None
-    """The folder of a bootstrapped image; None for a machine without a disk."""
+    """The folder of an image; None for a machine without a disk."""
 
 
 class Machine:
@@ -145,10 +158,7 @@ exec {sshd} -D -f sshd_config -E sshd.log
 
 def _qemu(order: Order) -> list[str]:
     assert order.image is not None
-    seed = order.folder / "seed"
-    seed.mkdir()
-    (seed / "user-data").write_text(order.user_data)
-    (seed / "identity.sh").write_text(_first_start(order))
+    told = _told_by_aws if (order.image / HAS_CLOUD_INIT).exists() else _told_by_a_disk
     subprocess.run(
         [
             *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"),
@@ -166,12 +176,42 @@ def _qemu(order: Order) -> list[str]:
         *("-serial", f"file:{order.folder / 'console'}"),
         *("-drive", f"file={OVERLAY},format=qcow2,if=none,id=disk,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk"),
-        *("-blockdev", "driver=vvfat,node-name=seed,dir=seed,label=CIDATA,read-only=on"),
-        *("-device", "virtio-blk-pci,drive=seed"),
-        *("-netdev", f"user,id=net,hostfwd=tcp:{order.address}:{order.port}-:22"),
+        *told(order, f"user,id=net,hostfwd=tcp:{order.address}:{order.port}-:22"),
         *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
         *("-kernel", str(order.image / "vmlinuz"), "-initrd", str(order.image / "initrd.img")),
         *("-append", KERNEL),
+    ]
+
+
+def _told_by_aws(order: Order, network: str) -> list[str]:
+    """Options by which cloud-init finds out where it is, and whom it may ask."""
+    file = order.folder.with_suffix(".metadata")
+    known = imds.metadata(
+        instance=order.instance,
+        address=order.address,
+        public_key=order.public_key,
+        user_data=order.user_data,
+        token=uuid.uuid4().hex,
+    )
+    file.write_text(json.dumps(known))
+    answers = f"guestfwd=tcp:{METADATA}:80-cmd:{sys.executable} -S {imds.__file__} {file}"
+    own = f"ec2{str(uuid.uuid4())[3:]}"  # In AWS the firmware's ids begin so.
+    return [
+        *("-smbios", f"type=1,uuid={own},serial={own}"),
+        *("-netdev", f"{network},net={NETWORK},{answers}"),
+    ]
+
+
+def _told_by_a_disk(order: Order, network: str) -> list[str]:
+    """Options of a machine whose first start plays cloud-init."""
+    seed = order.folder / "seed"
+    seed.mkdir()
+    (seed / "user-data").write_text(order.user_data)
+    (seed / "identity.sh").write_text(_first_start(order))
+    return [
+        *("-blockdev", "driver=vvfat,node-name=seed,dir=seed,label=CIDATA,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=seed"),
+        *("-netdev", network),
     ]
 
 
