@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3.session
+import pytest
 import yaml
 
+from tests.conftest import require
 from tests.contract.projects import OUTPUT, SCRIPT, Done, Project
-from tests.standins.ec2 import CREDENTIALS, PORT, REGION, Ec2
+from tests.standins.ec2 import CREDENTIALS, PORT, REGION, Ec2, ec2_server
 
 TARGET = "debian_bookworm_aws"
 DEADLINES = {"boot_s": 30, "transfer_s": 20, "provision_s": 60, "collect_s": 20, "destroy_s": 20}
@@ -70,9 +73,10 @@ class AwsProject(Project):
         (self.folder / "make.sh").write_text(script)
         return self
 
-    def at_standin(self, *arguments: str, **environ: str) -> Done:
+    def at_standin(self, *arguments: str, cwd: str | Path | None = None, **environ: str) -> Done:
         """Run ``build`` against the stand-in."""
-        return self.build(*arguments, "--aws-endpoint", self.server.endpoint, **environ)
+        at = ("--aws-endpoint", self.server.endpoint)
+        return self.build(*arguments, *at, cwd=cwd, **environ)
 
     def up(self, *arguments: str, **environ: str) -> Done:
         """Run ``build up`` for the one target."""
@@ -102,3 +106,29 @@ class AwsProject(Project):
         """Every machine that was ever launched for this project, in no order."""
         shown = self.server.shown()["instances"]
         return [each for name, each in shown.items() if name not in self.before]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Ec2]:
+    """A stand-in whose machines have no disk."""
+    require("sshd", "unshare", "ssh", "ssh-keygen")
+    with ec2_server() as server:
+        yield server
+
+
+@pytest.fixture
+def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
+    """A project on the stand-in; what a failed test leaves is ended and removed."""
+    made = AwsProject(tmp_path / "home", server)
+    yield made
+    made.end()
+    server.reset()
+
+
+@pytest.fixture
+def ec2(server: Ec2) -> Any:
+    """The API, as somebody else uses it."""
+    session = boto3.session.Session(
+        aws_access_key_id="AKIAOFSOMEBODYELSE00", aws_secret_access_key="of-somebody-else"
+    )
+    return session.client("ec2", region_name=REGION, endpoint_url=server.endpoint)

@@ -4,16 +4,17 @@ launched, and nothing left; or exit 5, the machine named, and nothing left after
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import require
 from tests.contract.machines import until
 from tests.contract.projects import SCRIPT, until_event
-from tests.real.aws_projects import TARGET, AwsProject
-from tests.standins.ec2 import Ec2, ec2_server
+from tests.real.aws_projects import TARGET, AwsProject, ec2, project, server
+from tests.standins.ec2 import REGION
+
+__all__ = ["ec2", "project", "server"]
 
 ZONES = ["eu-west-1a", "eu-west-1b"]
 WAITS = f"{SCRIPT}echo waiting\nsleep 60\n"
@@ -29,21 +30,6 @@ chmod +x "$MACHINE_SHIMS/tar"
 CAPACITY = "InsufficientInstanceCapacity"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Ec2]:
-    require("sshd", "unshare", "ssh", "ssh-keygen")
-    with ec2_server() as server:
-        yield server
-
-
-@pytest.fixture
-def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
-    made = AwsProject(tmp_path / "home", server)
-    yield made
-    made.end()
-    server.reset()
-
-
 def ends(project: AwsProject, status: int, *, launched: int, left: bool = False) -> None:
     """Run ``build up``, and see how it ends and what it has left."""
     done = project.up()
@@ -52,6 +38,17 @@ def ends(project: AwsProject, status: int, *, launched: int, left: bool = False)
     assert bool(project.server.left()) == left, done.words
     if not left:
         project.assert_nothing_left()
+
+
+def swept_from_another_host(project: AwsProject, folder: Path) -> str:
+    """What a sweep says that has neither our checkout nor our state folder: only tags tell it."""
+    done = project.at_standin(
+        *("sweep", "--provider", "aws", "--region", REGION),
+        cwd=folder,
+        XDG_STATE_HOME=str(folder / "state"),
+    )
+    assert done.status == 0, done.words
+    return done.stdout
 
 
 def test_over_the_budget_nothing_is_asked(project: AwsProject) -> None:
@@ -77,6 +74,16 @@ def test_a_full_zone_is_left_for_the_next(project: AwsProject) -> None:
     (machine,) = project.launched()
     assert machine["zone"] == ZONES[1]
     assert machine["name"].endswith("-2"), "each place tried is an attempt with a token of its own"
+
+
+def test_capacity_that_is_gone_after_the_answer_is_looked_for_elsewhere(
+    project: AwsProject,
+) -> None:
+    """AWS has taken the order, and takes it back while the machine is pending: the next place."""
+    project.write(launch={"zones": ZONES})
+    project.server.fault("RunInstances", f"Server.{CAPACITY}", ends=True)
+    ends(project, 0, launched=2)
+    assert sorted(machine["zone"] for machine in project.launched()) == ZONES
 
 
 def test_no_capacity_anywhere_is_the_environments_fault(project: AwsProject) -> None:
@@ -113,9 +120,11 @@ def test_a_throttled_launch_is_repeated(project: AwsProject) -> None:
     ends(project, 0, launched=1)
 
 
-def test_a_lost_answer_makes_no_second_machine(project: AwsProject) -> None:
-    """AWS has launched it, and we were told that it failed."""
-    project.server.fault("RunInstances", after=True)
+def test_a_lost_answer_makes_nothing_twice(project: AwsProject) -> None:
+    """AWS has made it, and we were told that it failed: key pair, group, machine, and its end."""
+    makes = ("ImportKeyPair", "CreateSecurityGroup", "AuthorizeSecurityGroupIngress")
+    for action in (*makes, "RunInstances", "TerminateInstances", "DeleteKeyPair"):
+        project.server.fault(action, after=True)
     ends(project, 0, launched=1)
 
 
@@ -194,8 +203,11 @@ def test_a_machine_that_cannot_be_terminated_is_named(project: AwsProject) -> No
     project.assert_nothing_left()
 
 
-def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(project: AwsProject) -> None:
-    """No signal leaves a machine, a key or a group behind for longer than until the next sweep."""
+def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
+    project: AwsProject, tmp_path: Path
+) -> None:
+    """No signal leaves a machine, a key or a group behind for longer than until the next sweep;
+    until then no sweep of any host touches what lives."""
     project.write(script=WAITS)
     arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
     with project.started(*arguments) as child:
@@ -206,7 +218,9 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(project: AwsProject
     with project.started(*arguments) as child:
         until_event(child, '"waiting"')
         spared = project.at_standin("sweep", "--provider", "aws")
-        assert "spared" in spared.stdout
+        assert "its orchestrator is alive" in spared.stdout
+        assert "its orchestrator was alive" in swept_from_another_host(project, tmp_path)
+        assert len(project.server.alive()) == 1
         child.kill()
     assert len(project.server.alive()) == 1
     swept = project.build("sweep")
@@ -215,16 +229,38 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(project: AwsProject
     project.assert_nothing_left()
 
 
-def test_the_timer_in_the_user_data_ends_a_machine_without_us(project: AwsProject) -> None:
+def test_a_kept_machine_lives_until_somebody_names_it(project: AwsProject, tmp_path: Path) -> None:
+    """With its group, whoever sweeps, from whatever host; AWS needs the key pair no longer, and
+    we have the key."""
+    kept = project.up("--keep", "always", "--keep-for", "1h")
+    assert kept.status == 0, kept.words
+    assert project.row()["machine"].startswith("kept")
+    assert "build-orchestrator:kept-until" in project.launched()[0]["tags"]
+    assert "kept until" in project.at_standin("sweep", "--provider", "aws").stdout
+    assert "spared" in swept_from_another_host(project, tmp_path)
+    assert (len(project.server.alive()), len(project.server.shown()["groups"])) == (1, 1)
+    assert project.build("ssh", TARGET, "--", "echo", "inside").stdout == "inside\n"
+    swept = project.at_standin("sweep", TARGET, "--provider", "aws")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
+def test_the_timer_in_the_user_data_ends_a_machine_without_us(
+    project: AwsProject, ec2: Any
+) -> None:
     """Nobody sweeps, and no orchestrator lives: the machine powers off at its limit, and that
-    terminates it. What cost nothing goes with the next sweep."""
+    terminates it. What cost nothing goes with the next sweep, though AWS has forgotten by then
+    whose machine it was, and lets nobody end it."""
     project.write(script=WAITS, boot_s=9, transfer_s=2, provision_s=2, collect_s=2, destroy_s=2)
     arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
     with project.started(*arguments) as child:
         until_event(child, '"waiting"')
         child.kill()
-    assert len(project.server.alive()) == 1
+    (instance,) = project.server.alive()
     until(lambda: not project.server.alive(), limit_s=30)
+    (machine,) = project.launched()
+    ec2.delete_tags(Resources=[instance], Tags=[{"Key": key} for key in machine["tags"]])
     swept = project.build("sweep")
     assert swept.status == 0, swept.words
     assert project.server.left() == []

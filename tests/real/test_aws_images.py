@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
 from build_orchestrator.machine.ec2.permissions import actions_of, policy
-from tests.conftest import require
-from tests.real.aws_projects import TARGET, AwsProject
-from tests.standins.ec2 import OWNER, PARAMETER, Ec2, ec2_server
+from tests.real.aws_projects import TARGET, AwsProject, project, server
+from tests.standins.ec2 import OWNER, PARAMETER
+
+__all__ = ["project", "server"]
 
 NAMED = {"ami_name": "sshd-standin-*", "ami_owner": OWNER}
 LOCK = "images.lock.yaml"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Ec2]:
-    require("sshd", "unshare", "ssh", "ssh-keygen")
-    with ec2_server() as server:
-        yield server
-
-
-@pytest.fixture
-def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
-    made = AwsProject(tmp_path / "home", server)
-    yield made
-    made.end()
-    server.reset()
 
 
 def locked(project: AwsProject) -> list[dict[str, str]]:

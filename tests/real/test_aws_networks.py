@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3.session
 import pytest
 
-from tests.conftest import require
+from build_orchestrator.errors import DeadlineExceeded
+from build_orchestrator.machine.ec2 import boot
+from build_orchestrator.machine.ec2.api import Api
+from tests.contract.machines import said, supplied
 from tests.contract.projects import SCRIPT
-from tests.real.aws_projects import TARGET, AwsProject
-from tests.standins.ec2 import CREDENTIALS, PORT, REGION, Ec2, ec2_server
+from tests.real.aws_projects import TARGET, AwsProject, ec2, project, server
+from tests.standins.ec2 import CREDENTIALS, PORT, REGION
+
+__all__ = ["ec2", "project", "server"]
 
 KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + b"A" * 43
 WAITS = f"{SCRIPT}echo waiting\nsleep 1\n"
 PLANTED = "planted-secret-of-a-recipe-0815"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Ec2]:
-    require("sshd", "unshare", "ssh", "ssh-keygen")
-    with ec2_server() as server:
-        yield server
-
-
-@pytest.fixture
-def project(server: Ec2, tmp_path: Path) -> Iterator[AwsProject]:
-    made = AwsProject(tmp_path / "home", server)
-    yield made
-    made.end()
-    server.reset()
-
-
-@pytest.fixture
-def ec2(server: Ec2) -> Any:
-    """The API, as somebody else uses it."""
-    session = boto3.session.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-    )
-    return session.client("ec2", region_name=REGION, endpoint_url=server.endpoint)
 
 
 def seen_while_it_waits(project: AwsProject) -> list[dict[str, Any]]:
@@ -75,6 +53,21 @@ def test_a_private_address_and_a_range_that_may_connect(project: AwsProject) -> 
     (machine,) = project.launched()
     assert machine["public"] is False
     assert shown["lets_in"] == [f"127.0.0.0/8 to {PORT}"]
+
+
+def test_a_silent_console_is_no_reason_to_trust_the_network_unasked(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only who has asked for it takes the host key that the machine shows, and pins that one."""
+    monkeypatch.setattr(Api, "console", lambda *_: "")
+    monkeypatch.setattr(boot, "FIRST_USE_AFTER_S", 0.0)
+    with supplied("aws", request) as supply:
+        with supply.machine(supply.request(host_key="first-use")) as machine:
+            assert machine.host_key == "first-use"
+            assert said(machine, "echo here") == ["here"]
+        with pytest.raises(DeadlineExceeded, match="console") as raised:
+            supply.boot(boot_s=5)
+        assert "launch.host_key: first-use" in str(raised.value)
 
 
 def test_a_group_of_ones_own_is_used_and_left_alone(project: AwsProject, ec2: Any) -> None:

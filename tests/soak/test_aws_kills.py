@@ -15,24 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
 from tests.contract.projects import SCRIPT, until_event
-from tests.real.aws_projects import TARGET, AwsProject
+from tests.real.aws_projects import TARGET, AwsProject, server
 from tests.soak.conftest import Say
 from tests.soak.test_kills import SEED, duration_s, kill_at, reached
-from tests.standins.ec2 import Ec2, ec2_server
+from tests.standins.ec2 import Ec2
+
+__all__ = ["server"]
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
 
 KILLS = int(os.environ.get("SOAK_AWS_KILLS", "50"))
 GONE_S = 60
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Ec2]:
-    require("sshd", "unshare", "ssh", "ssh-keygen")
-    with ec2_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ out, and AWS does, is done here:
 - machines are ``pending`` and ``shutting-down`` for a moment;
 - a machine that powers itself off is terminated or stopped, as it was launched to be;
 - a security group that is in use cannot be deleted;
+- the conditions of the smallest policy hold for whoever has CREDENTIALS;
 - the console is the machine's own, and so is the key pair that it was launched with;
 - an image of a stopped machine holds what was on its disk, and machines start from it.
 
@@ -35,6 +36,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from build_orchestrator.machine.ec2.permissions import actions_of, policy
+from tests.standins.ec2_policy import allows
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -84,7 +88,8 @@ class Ec2:
             code: the error's; without one, an internal error.
             how: ``status`` (400; without a code 500), ``times`` (1), ``skip`` (so many first),
                 ``seconds`` (for so long, instead of times), ``after`` (do it, then fail),
-                ``blank`` (say that there is nothing).
+                ``blank`` (say that there is nothing), ``ends`` (launch a machine, say so, and end
+                it before it runs; the code is the reason).
         """
         self._say({"fault": {"action": action, "code": code, **how}})
 
@@ -182,11 +187,16 @@ class Standin:
             return self._moto(environ)
         self._actions[action] = self._actions.get(action, 0) + 1
         fault = self._fault_for(action)
-        if fault is not None and not fault.get("after"):
+        if fault is not None and not (fault.get("after") or fault.get("ends")):
             return _refusal(fault)
+        if _is_forbidden(environ, asked):
+            return _refusal({"code": "UnauthorizedOperation", "status": 403})
         if action == "DeleteSecurityGroup" and _in_use(asked["GroupId"]):
             return _refusal({"code": "DependencyViolation"})
         answer = self._launch(environ, asked) if action == "RunInstances" else self._moto(environ)
+        if fault is not None and fault.get("ends"):
+            _backend().all_instances()[-1].end(fault["code"])
+            return answer
         return answer if fault is None else _refusal(fault)
 
     def _launch(self, environ: Environ, asked: dict[str, str]) -> tuple[str, Any, bytes]:
@@ -251,6 +261,30 @@ def _refusal(fault: dict[str, Any]) -> tuple[str, Any, bytes]:
     return f"{status} Error", XML, text.encode()
 
 
+def _is_forbidden(environ: Environ, asked: dict[str, str]) -> bool:
+    """Whether we ask for what the smallest policy names, and its conditions are against it. Packer
+    needs more than it names."""
+    _, _, signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
+    key, *scope = signed.partition(",")[0].split("/")
+    if key != CREDENTIALS["AWS_ACCESS_KEY_ID"] or "ec2" not in scope:
+        return False
+    smallest = policy(parameters=False)
+    is_named = f"ec2:{asked['Action']}" in actions_of(smallest)
+    is_packer = "Packer" in environ.get("HTTP_USER_AGENT", "")
+    return is_named and not is_packer and not allows(smallest, asked, _tags_of)
+
+
+def _tags_of(name: str) -> set[str]:
+    """The keys of the tags of what is there; what has ended loses them sooner or later."""
+    backend = _backend()
+    pair = backend.key_pairs.get(name)
+    living = [each for each in backend.all_instances() if each.state != "terminated"]
+    groups = [group for each in backend.groups.values() for group in each.values()]
+    there = [*living, *groups, *backend.volumes.values(), *backend.key_pairs.values()]
+    wanted = pair.id if pair else name
+    return {key for each in there if each.id == wanted for key in backend.tags[wanted]}
+
+
 def _backend() -> Any:
     from moto.ec2.models import ec2_backends
 
@@ -288,6 +322,7 @@ def _everything() -> dict[str, Any]:
                 "subnet": each.subnet_id,
                 "public": bool(each.public_ip),
                 "groups": _groups_of(each),
+                "tags": [tag["key"] for tag in each.get_tags()],
             }
             for each in backend.all_instances()
         },

@@ -109,8 +109,8 @@ class Api:
         self.endpoint = endpoint
         self._session: Any = boto3.session.Session()
         self.ec2 = self._client("ec2", ATTEMPTS)
-        # A launch is repeated by us, who know what each error means for it.
-        self.launcher = self._client("ec2", 1)
+        # For what must not be repeated blindly: we know what each error means, and look first.
+        self.once = self._client("ec2", 1)
         self._ahead_s = 0.0
         self._roots: dict[str, Root] = {}
         self._architectures: dict[str, tuple[str, ...]] = {}
@@ -163,8 +163,8 @@ class Api:
         wanted = [{"Name": "tag-key", "Values": [RUN]}]
         if run_uuid := filters.get("run"):
             wanted = [{"Name": f"tag:{RUN}", "Values": [run_uuid]}]
-        if instance_id := filters.get("instance_id"):
-            wanted.append({"Name": "instance-id", "Values": [instance_id]})
+        if instance_id := filters.get("instance_id"):  # One that has ended may have lost its tags.
+            wanted = [{"Name": "instance-id", "Values": [instance_id]}]
         found: list[Seen] = []
         # By filter, never by id: an id that is not known everywhere yet would fail the question.
         for page in self.ec2.get_paginator("describe_instances").paginate(

@@ -123,7 +123,7 @@ class Boot:
 
         def ask() -> str:
             try:
-                answer = self.api.launcher.run_instances(**launch)
+                answer = self.api.once.run_instances(**launch)
             except Exception as error:
                 meaning = meaning_of(error)
                 if meaning is Meaning.NO_ANSWER:

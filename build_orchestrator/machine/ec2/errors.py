@@ -21,6 +21,7 @@ class Meaning(enum.Enum):
     UNREACHED = "nothing was sent: the same later"
     NO_ANSWER = "nobody knows what became of it: the same, with the same token"
     GONE = "there is no such thing"
+    FORBIDDEN = "not allowed; and where only what carries our tag is, there may be no such thing"
     REFUSED = "no, and asking again changes nothing"
 
 
@@ -33,13 +34,19 @@ BUSY = frozenset({
     "RequestLimitExceeded", "Throttling", "ThrottlingException", "EC2ThrottledException",
     "RequestThrottled", "SlowDown", "ConcurrentTagAccess",
 })  # fmt: skip
-NOT_YET = frozenset({"InvalidGroup.NotFound", "InvalidKeyPair.NotFound"})
+NOT_YET = frozenset({
+    "InvalidGroup.NotFound", "InvalidKeyPair.NotFound",
+    # Names hold a run's uuid: it is ours, and its answer was lost.
+    "InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate",
+})  # fmt: skip
 GONE = frozenset({
     "InvalidInstanceID.NotFound", "InvalidVolume.NotFound", "InvalidGroup.NotFound",
     "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound",
 })  # fmt: skip
 UNREACHED = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"})
 """botocore's errors for a connection that never was."""
+UNAUTHORIZED = "UnauthorizedOperation"
+"""With the smallest policy this is said of what is not there, too: it has no tag of ours."""
 QUOTA = frozenset({"VcpuLimitExceeded", "InstanceLimitExceeded", "VolumeLimitExceeded"})
 
 CREDENTIALS = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -82,6 +89,8 @@ def meaning_of(error: Exception) -> Meaning:
         return Meaning.NOT_YET
     if code in GONE:
         return Meaning.GONE
+    if code == UNAUTHORIZED:
+        return Meaning.FORBIDDEN
     if not code:
         return _without_answer(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)  # type: ignore[attr-defined]

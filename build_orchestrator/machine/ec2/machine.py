@@ -19,7 +19,7 @@ from build_orchestrator.locks import is_held
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.contract import OnLine
 from build_orchestrator.machine.ec2.api import PATIENT, Api, persist
-from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of
+from build_orchestrator.machine.ec2.errors import Meaning, meaning_of
 from build_orchestrator.machine.ec2.launch import (
     KEPT_UNTIL,
     NAME,
@@ -239,7 +239,8 @@ class Ec2Machine:
         # A young machine that AWS does not know may not be known everywhere yet, even where it
         # has been shown before; an old one has ended long ago.
         is_old = time.time() > float(self.identity.details.get("launched_at", "0")) + SHOWN_S
-        patient = PATIENT if is_old else PATIENT | {Meaning.GONE}
+        unknown = frozenset({Meaning.GONE, Meaning.FORBIDDEN})
+        patient = PATIENT if is_old else PATIENT | unknown
 
         def ask() -> None:
             from botocore.exceptions import ClientError
@@ -247,7 +248,10 @@ class Ec2Machine:
             try:
                 self.api.ec2.terminate_instances(InstanceIds=[instance_id])
             except ClientError as error:
-                if not (is_old and code_of(error) in GONE):
+                if meaning_of(error) not in unknown:
+                    raise
+                machines = self._look()
+                if any(seen.alive for seen in machines) or not (machines or is_old):
                     raise
 
         try:

@@ -132,7 +132,7 @@ def _launch(api: Api, target: Target) -> Callable[[], object]:
         cancel=NEVER,
     )
     subnet = target.options.get("subnet_id")
-    return lambda: api.launcher.run_instances(
+    return lambda: api.once.run_instances(
         DryRun=True,
         MinCount=1,
         MaxCount=1,

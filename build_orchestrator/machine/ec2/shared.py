@@ -38,7 +38,8 @@ KEYGEN = ("-q", "-t", "ed25519", "-N", "", "-C", "build-orchestrator")
 FOLDER = "aws"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-RELEASE_PAUSE_S = 2.0
+RELEASE_PAUSE_S = 0.5
+LONGEST_RELEASE_PAUSE_S = 5.0
 IN_USE = "a machine of the run uses it"
 
 
@@ -86,10 +87,9 @@ def _import_key(api: Api, run_uuid: str, public: str, deadline: Deadline, cancel
     name = shared_name(run_uuid)
 
     def ask() -> str:
-        found = api.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])
-        for pair in found.get("KeyPairs", ()):
+        for pair in _key_pairs(api, name):
             return str(pair["KeyPairId"])
-        answer = api.ec2.import_key_pair(
+        answer = api.once.import_key_pair(
             KeyName=name,
             PublicKeyMaterial=public.encode(),
             TagSpecifications=[_tagged("key-pair", run_uuid, api)],
@@ -97,6 +97,11 @@ def _import_key(api: Api, run_uuid: str, public: str, deadline: Deadline, cancel
         return str(answer["KeyPairId"])
 
     return persist(ask, "the run's key pair", deadline=deadline, cancel=cancel)
+
+
+def _key_pairs(api: Api, name: str) -> list[dict[str, Any]]:
+    found = api.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])
+    return list(found.get("KeyPairs", ()))
 
 
 def _make_group(
@@ -111,7 +116,7 @@ def _make_group(
         for group in _groups(api, run_uuid):
             return str(group["GroupId"])
         network = _network_of(api, options.get("subnet_id", ""))
-        answer = api.ec2.create_security_group(
+        answer = api.once.create_security_group(
             GroupName=name,
             Description="The machines of one run of build-orchestrator; removed after it",
             TagSpecifications=[_tagged("security-group", run_uuid, api)],
@@ -229,8 +234,9 @@ def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
 
 def _remove_key(api: Api, run_uuid: str, deadline: Deadline) -> None:
     def ask() -> None:
-        # Deleting what is not there is no error on AWS.
-        api.ec2.delete_key_pair(KeyName=shared_name(run_uuid))
+        # Looked for first: with the smallest policy what is not there may not be deleted.
+        for pair in _key_pairs(api, shared_name(run_uuid)):
+            api.once.delete_key_pair(KeyName=pair["KeyName"])
 
     persist(ask, "delete the key pair", deadline=deadline, cancel=NEVER)
 
@@ -247,13 +253,13 @@ def _remove_volumes(api: Api, run_uuid: str, deadline: Deadline) -> None:
         )
         for volume in found.get("Volumes", ()):
             with _unless_gone():
-                api.ec2.delete_volume(VolumeId=volume["VolumeId"])
+                api.once.delete_volume(VolumeId=volume["VolumeId"])
 
     persist(ask, "delete the disks", deadline=deadline, cancel=NEVER)
 
 
 def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
-    doing = "delete the security group"
+    doing, pause_s = "delete the security group", RELEASE_PAUSE_S
     while True:
         groups = persist(lambda: _groups(api, run_uuid), doing, deadline=deadline, cancel=NEVER)
         if not groups:
@@ -269,7 +275,8 @@ def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
             return
         if deadline.passed:
             raise deadline.exceeded()
-        NEVER.sleep(min(RELEASE_PAUSE_S, deadline.remaining_s))
+        NEVER.sleep(min(pause_s, deadline.remaining_s))
+        pause_s = min(pause_s * 1.5, LONGEST_RELEASE_PAUSE_S)
 
 
 def _is_deleted(api: Api, group_id: str) -> bool:
