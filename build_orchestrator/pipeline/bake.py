@@ -9,6 +9,7 @@ from pathlib import Path
 
 from build_orchestrator import events
 from build_orchestrator.deadline import Deadline
+from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.image import baked, lock
 from build_orchestrator.image.bake import bake
 from build_orchestrator.image.bake_base import Place
