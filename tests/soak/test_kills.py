@@ -120,6 +120,7 @@ def test_kills_on_real_machines(project: Project, say: Say) -> None:
     """The same with QEMU: its process, its disk and its keys are gone after a sweep."""
     require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen")
     moments = random.Random(SEED)
+    project.limit_s = 1800  # The first run may have to make the image.
     project.environ["XDG_CACHE_HOME"] = str(cache_home().parent)
     project.write(script=f"{SCRIPT}sleep 3\n")
     row = "{image: {bootstrap: bookworm}}"
