@@ -42,18 +42,14 @@ OWN_KINDS = [
     pytest.param("qemu cold", id="cold", marks=REAL),
 ]
 AWS = pytest.param("aws", id="aws", marks=REAL)
-KINDS = [
-    *OWN_KINDS,
-    pytest.param("libvirt", id="libvirt", marks=REAL),
-    pytest.param("virtualbox", id="virtualbox", marks=REAL),
-    AWS,
-]
+VAGRANT_KINDS = [pytest.param(name, id=name, marks=REAL) for name in THROUGH_VAGRANT]
+KINDS = [*OWN_KINDS, *VAGRANT_KINDS, AWS]
 LOCAL_KINDS = OWN_KINDS[:2]
 """For what is about processes of this host."""
 WARM_KINDS = [*LOCAL_KINDS, AWS]
 """For what does not depend on the way a machine started: a cold boot takes half a minute, and one
-through Vagrant twice that. What libvirt promises of a machine's end is tested on two machines in
-`test_vagrant_contract.py`. VirtualBox is a stand-in (tests/standins/vboxmanage.py)."""
+through Vagrant twice that. What Vagrant's promise of a machine's end is one story, on the machine
+that the other tests have shared. VirtualBox is a stand-in (tests/standins/vboxmanage.py)."""
 
 
 @dataclass(kw_only=True)
@@ -283,7 +279,7 @@ def pull_the_plug(name: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def nothing_left(request: MachineRequest) -> None:
+def nothing_left(request: MachineRequest | Machine) -> None:
     """See that a machine is gone with all that belonged to it."""
     until(lambda: not carrying(request.identity.name))
     assert not Path(request.identity.folder).exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tests.contract.machines import (
     KINDS,
     LOCAL_KINDS,
     OWN_KINDS,
+    VAGRANT_KINDS,
     WARM_KINDS,
     Supply,
     carrying,
@@ -56,7 +58,8 @@ machine = make_provider(identity.provider, notify=silent).adopt(identity)
 lines = []
 assert machine.alive()
 status = machine.run(b"echo adopted; exit 9", deadline=Deadline("ask", 60), on_line=lines.append)
-machine.destroy(deadline=Deadline("destroy", 60))
+if sys.argv[2] == "end":
+    machine.destroy(deadline=Deadline("destroy", 60))
 print(json.dumps([status, lines, machine.alive()]))
 """
 
@@ -315,11 +318,38 @@ def test_releasing_leaves_a_machine_alive(supply: Supply) -> None:
     machine.destroy(deadline=soon())
 
 
-def adopted(identity: Identity) -> object:
+@pytest.mark.parametrize("shared", VAGRANT_KINDS, indirect=True)
+def test_a_machine_of_vagrants_ends_as_promised(shared: tuple[Supply, Machine]) -> None:
+    """The last that is done with it. Released, it lives on, and another process takes it up; its
+    limit ends it without us; its name alone finds and destroys what is left."""
+    supply, machine = shared
+    folder = Path(machine.identity.folder)
+    assert Path(machine.identity.details["key"]).stat().st_mode & 0o777 == 0o600
+    assert said(machine, "id -u; grep -c . ~vagrant/.ssh/authorized_keys") == ["0", "1"]
+    machine.release()
+    assert machine.alive()
+    assert adopted(machine.identity, end=False) == [9, ["adopted"], True]
+
+    timers = [int(line.split()[1]) for line in said(machine, "ps -o args= -C sleep")]
+    assert 900 < max(timers) <= 1800
+    with pytest.raises(MachineLost):  # Its time is up, and nobody of ours does anything.
+        machine.run(b"pkill -x sleep; exec tail -f /dev/null", deadline=soon(120))
+    assert not machine.alive()
+
+    shutil.rmtree(folder / ".vagrant")  # As after a kill, with the checkout deleted.
+    stranger = make_provider(supply.provider.name, notify=silent)
+    (shown,) = [each for each in stranger.leftovers() if each.name == machine.identity.name]
+    assert (shown.folder, dict(shown.details)) == (machine.identity.folder, {})
+    stranger.adopt(shown).destroy(deadline=soon())
+    nothing_left(machine)
+    machine.destroy(deadline=soon())
+
+
+def adopted(identity: Identity, *, end: bool = True) -> object:
     """What another process of ours makes of a machine that it knows by its identity alone."""
     argument = json.dumps(msgspec.to_builtins(identity))
     done = subprocess.run(
-        [sys.executable, "-c", ADOPTER, argument],
+        [sys.executable, "-c", ADOPTER, argument, "end" if end else "leave"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         timeout=120,
