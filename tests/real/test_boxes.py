@@ -54,6 +54,7 @@ def customer(tmp_path: Path) -> Iterator[Customer]:
             found.end_all()
 
 
+@pytest.mark.soak  # `make test` has the stand-in in the contract, and plain Vagrant on libvirt.
 def test_plain_vagrant_builds_on_virtualbox(customer: Customer) -> None:
     """The committed Vagrantfile, from import to destroy, on the stand-in for VirtualBox."""
     target = "debian_bookworm_virtualbox"
