@@ -32,7 +32,7 @@ GLIBC = re.compile(
 """Every machine of the family has these, in the version that its kernel and loader want."""
 
 LEFT_OUT = frozenset({
-    "__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter",
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter",
     "turtledemo", "turtle.py", "ensurepip", "EXTERNALLY-MANAGED", "sitecustomize.py",
     "usercustomize.py",
 })  # fmt: skip
@@ -151,13 +151,14 @@ def bundle(found: About, env: Path) -> None:
 
 
 def _copy_stdlib(found: About, stdlib: Path) -> None:
+    """With its byte code, which is not in what is packed: every start on the way needs it."""
+
     def left_out(folder: str, names: list[str]) -> set[str]:
         top = Path(folder) == found.stdlib
         return {
             name
             for name in names
-            if name == "__pycache__"
-            or (top and (name in LEFT_OUT or name.startswith("config-")))
+            if (top and (name in LEFT_OUT or name.startswith("config-")))
             or LEFT_OUT_MODULES.match(name)
         }
 

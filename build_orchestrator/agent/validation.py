@@ -34,9 +34,7 @@ def tried(name, modules):
         except BaseException as error:
             yield "%s = %s: %s: %s" % (entry.name, entry.value, type(error).__name__, error)
 
-wrong = []
-for name, modules in json.loads(sys.argv[1]).items():
-    # A process for each: what one imports (distutils, say) may keep another from being imported.
+def started(name, modules):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -44,10 +42,22 @@ for name, modules in json.loads(sys.argv[1]).items():
         os.write(write, words.encode()[:60000])
         os._exit(0)
     os.close(write)
+    return name, child, read
+
+def ended(name, child, read):
     with open(read) as pipe:
         said = pipe.read()
     os.waitpid(child, 0)
-    wrong += json.loads(said) if said.endswith("]") else ["import of %s: it ended early" % name]
+    return json.loads(said) if said.endswith("]") else ["import of %s: it ended early" % name]
+
+# A process for each: what one imports (distutils, say) may keep another from being imported.
+wrong, running = [], []
+for name, modules in json.loads(sys.argv[1]).items():
+    if len(running) == os.cpu_count():
+        wrong += ended(*running.pop(0))
+    running.append(started(name, modules))
+for each in running:
+    wrong += ended(*each)
 print("\\n" + json.dumps({"prefix": sys.prefix, "wrong": wrong}))
 """
 
