@@ -111,8 +111,9 @@ class Machine:
         folder.mkdir()
         convert = ["qemu-img", "convert", "-O", "qcow2", str(self.folder / OVERLAY)]
         subprocess.run([*convert, str(folder / "disk.qcow2")], check=True)
-        for name in ("vmlinuz", "initrd.img"):
-            (folder / name).symlink_to(self.image.resolve() / name)
+        for path in self.image.resolve().iterdir():
+            if path.name != "disk.qcow2":
+                (folder / path.name).symlink_to(path)
 
     def remove(self) -> None:
         """Remove its folder; a disk is kept, for those who want to look for what is on it."""
