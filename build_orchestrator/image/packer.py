@@ -36,6 +36,9 @@ ESCAPES = {"%!(PACKER_COMMA)": ",", "\\n": "\n", "\\r": "\r"}
 STRAYING = ("PACKER_", "PKR_VAR_")
 """Beginnings of variables with which Packer would do something else than it is told."""
 
+WHERE_PLUGINS_ARE = ("PACKER_PLUGIN_PATH", "PACKER_CONFIG_DIR")
+"""`packer init` has heard these, too."""
+
 OnLine = Callable[[str], None]
 
 
@@ -159,7 +162,7 @@ def _asked(argv: Sequence[str]) -> str:
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """What Packer sees: ours without what would lead it astray, and these."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(STRAYING)}
-    kept = {name: os.environ[name] for name in ("PACKER_PLUGIN_PATH",) if name in os.environ}
+    kept = {name: os.environ[name] for name in WHERE_PLUGINS_ARE if name in os.environ}
     return {**own, **kept, "CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", **variables}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from build_orchestrator.errors import EnvironmentFailure, ScriptFailed
 from build_orchestrator.image.bake import failure
-from build_orchestrator.image.packer import Ended, artifact_ids, errors, row
+from build_orchestrator.image.packer import Ended, artifact_ids, environment, errors, row
 
 SAID = [
     "1790000000,,ui,say,==> qemu-plain: Retrieving Disk",
@@ -78,3 +78,14 @@ def test_a_full_disk_explains_any_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert type(error) is EnvironmentFailure
     assert "disk is full" in error.brief
     assert "build images prune" in error.resolution
+
+
+def test_packer_hears_nothing_that_leads_it_astray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PACKER_LOG", "PKR_VAR_name", "PACKER_CONFIG_DIR", "PACKER_PLUGIN_PATH"):
+        monkeypatch.setenv(name, "/theirs")
+    told = environment({"TMPDIR": "/ours"})
+    assert {name for name, value in told.items() if value == "/theirs"} == {
+        "PACKER_CONFIG_DIR",
+        "PACKER_PLUGIN_PATH",
+    }
+    assert (told["TMPDIR"], told["CHECKPOINT_DISABLE"]) == ("/ours", "1")
