@@ -20,8 +20,7 @@ from tests.standins.ec2 import CREDENTIALS, Ec2, ec2_server
 PLANTED = "planted-secret-of-a-recipe-4711"
 # No program is given the secret as an argument: `printf` is the shell's own.
 SCRIPT = f"""\
-cloud-init --version
-[ "$(cat /run/cloud-init/cloud-id)" = aws ] && echo this is AWS
+cat /var/lib/cloud/instance/datasource
 systemctl is-active --quiet build-orchestrator-limit.timer && echo the limit is armed
 [ "${{#TOKEN}}" = {len(PLANTED)} ] && echo the secret is here
 printf %s "$TOKEN" | grep -aqFf - /proc/[0-9]*/cmdline || echo no process was told it
@@ -61,7 +60,12 @@ def test_a_real_machine_builds_and_nothing_remains(server: Ec2, tmp_path: Path) 
     row = project.row()
     assert (row["host_key"], row["start"], row["machine"]) == ("console", "cold", "destroyed")
     log = project.log(TARGET)
-    for word in ("this is AWS", "limit is armed", "secret is here", "no process was told it"):
+    for word in (
+        "DataSourceEc2Local",
+        "limit is armed",
+        "secret is here",
+        "no process was told it",
+    ):
         assert word in log, log
     (asked,) = (path.read_text().splitlines() for path in server.folder.glob("*.asked"))
     assert "PUT /latest/api/token 200" in asked

@@ -11,9 +11,8 @@ echo '/dev/vda / ext4 defaults,noatime 0 1' >"$root/etc/fstab"
 echo 'nameserver 169.254.169.3' >"$root/etc/resolv.conf"
 
 # The settings of Debian's own images, and two that spare an emulated machine half a minute: no
-# locale is compiled, and no RSA key is made.
+# locale is compiled, and one host key is made.
 cat >"$root/etc/cloud/cloud.cfg.d/90_ami.cfg" <<'EOF'
-apt_preserve_sources_list: true
 manage_etc_hosts: true
 system_info:
   default_user:
@@ -23,7 +22,7 @@ system_info:
     sudo: ["ALL=(ALL) NOPASSWD:ALL"]
     shell: /bin/bash
 locale: false
-ssh_genkeytypes: [ed25519, ecdsa]
+ssh_genkeytypes: [ed25519]
 EOF
 
 chroot "$root" systemctl --quiet enable systemd-networkd.service ssh.service

@@ -262,16 +262,16 @@ def _refusal(fault: dict[str, Any]) -> tuple[str, Any, bytes]:
 
 
 def _is_forbidden(environ: Environ, asked: dict[str, str]) -> bool:
-    """Whether we ask for what the smallest policy names, and its conditions are against it. Packer
-    needs more than it names."""
+    """Whether the conditions of the smallest policy are against what our own code asks for. Packer,
+    which has the same credentials, needs more than it names."""
     _, _, signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
     key, *scope = signed.partition(",")[0].split("/")
-    if key != CREDENTIALS["AWS_ACCESS_KEY_ID"] or "ec2" not in scope:
+    is_ours = environ.get("HTTP_USER_AGENT", "").startswith("Boto3/")
+    if not is_ours or key != CREDENTIALS["AWS_ACCESS_KEY_ID"] or "ec2" not in scope:
         return False
     smallest = policy(parameters=False)
     is_named = f"ec2:{asked['Action']}" in actions_of(smallest)
-    is_packer = "Packer" in environ.get("HTTP_USER_AGENT", "")
-    return is_named and not is_packer and not allows(smallest, asked, _tags_of)
+    return is_named and not allows(smallest, asked, _tags_of)
 
 
 def _tags_of(name: str) -> set[str]:
