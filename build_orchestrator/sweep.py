@@ -19,7 +19,7 @@ from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_id, run_state
 from build_orchestrator.locks import is_held, state_home, try_lock
-from build_orchestrator.machine.contract import Provider
+from build_orchestrator.machine.contract import Provider, Shares
 from build_orchestrator.model import Identity
 
 DESTROY_S = 60.0
@@ -96,7 +96,7 @@ def sweep(
         for each in _journalled(project).values():
             if each.gone:
                 _note_gone(each)
-        _forget_finished_runs()
+        _forget_finished_runs(provider)
     return tuple(swept)
 
 
@@ -233,7 +233,7 @@ def _is_of_a_dead_run(identity: Identity) -> bool:
     return not identity.target and (run_state(identity.run_uuid) / HEARTBEAT).exists()
 
 
-def _forget_finished_runs() -> None:
+def _forget_finished_runs(provider: Providers) -> None:
     """Remove the state of runs whose orchestrator is gone and whose machines all are.
 
     An orchestrator holds its heartbeat before it writes its journal, so a folder with a journal
@@ -247,9 +247,26 @@ def _forget_finished_runs() -> None:
                 continue
             if (lock := try_lock(folder / HEARTBEAT)) is None:
                 continue
-            if all(entry.gone for entry in read(folder / JOURNAL)):
-                shutil.rmtree(folder, ignore_errors=True)
+            entries = read(folder / JOURNAL)
+            if all(entry.gone for entry in entries):
+                names = {entry.identity.provider for entry in entries}
+                shared = any(isinstance(provider(name), Shares) for name in names)
+                _forget(folder, but=HEARTBEAT if shared else "")
             lock.release()
+
+
+def _forget(folder: Path, *, but: str) -> None:
+    """Remove a run's state; its heartbeat goes an hour later where its machines shared something.
+
+    As long as it is there, and free, a sweep knows that what they shared is nobody's any more.
+    """
+    if not but:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != but:
+            path.unlink(missing_ok=True)
 
 
 def alive_machines(project: Path | None) -> Iterator[Entry]:

@@ -229,6 +229,26 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
     project.assert_nothing_left()
 
 
+def test_what_a_run_shared_that_was_killed_at_its_end_is_swept(project: AwsProject) -> None:
+    """Its machine is gone, and says so; its group is still in use, and has a young tag. A sweep of
+    this host alone, as each `build up` begins with, asks AWS nothing, and forgets no one."""
+    asked = project.server.shown()["actions"].get("DeleteSecurityGroup", 0)
+    project.server.fault("DeleteSecurityGroup", "DependencyViolation", times=3)
+    with project.started("up", TARGET, "--aws-endpoint", project.server.endpoint) as child:
+        until(
+            lambda: project.server.shown()["actions"].get("DeleteSecurityGroup", 0) > asked,
+            limit_s=60,
+        )
+        child.kill()
+    assert len(project.server.left()) == 1
+    assert project.build("sweep").status == 0
+    assert len(project.server.left()) == 1
+    swept = project.at_standin("sweep", "--provider", "aws")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
 def test_a_kept_machine_lives_until_somebody_names_it(project: AwsProject, tmp_path: Path) -> None:
     """With its group, whoever sweeps, from whatever host; AWS needs the key pair no longer, and
     we have the key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import MachineLeaked
 from build_orchestrator.journal import JOURNAL, Journal, append, machine_name, read
 from build_orchestrator.machine.contract import Provider, silent
 from build_orchestrator.machine.fake import FakeMachine, FakeProvider
 from build_orchestrator.model import Identity
-from build_orchestrator.sweep import Swept, alive_machines, sweep
+from build_orchestrator.sweep import STARTING_S, Swept, alive_machines, sweep
 
 ONE, TWO = "1" * 32, "2" * 32
 
@@ -35,6 +37,13 @@ class Shows(FakeProvider):
         if self._stuck:
             raise MachineLeaked("it is stuck")
         return super().adopt(identity)
+
+
+class SharesSomething(Shows):
+    """One whose machines share something."""
+
+    def close(self, *, deadline: Deadline) -> tuple[str, ...]:
+        raise NotImplementedError
 
 
 def only(provider: Shows) -> Callable[[str], Provider]:
@@ -195,3 +204,30 @@ def test_what_a_killed_start_left_goes_after_a_while(runs: Path, tmp_path: Path)
         os.utime(runs / name, (time.time() - age_s,) * 2)
     sweep(only(Shows()), ["fake"], project=tmp_path)
     assert [path.name for path in runs.iterdir()] == ["new"]
+
+
+def test_a_dead_run_is_remembered_for_what_its_machines_shared(tmp_path: Path, runs: Path) -> None:
+    """Its tags are young, as after a machine of another host; but we know that nobody lives."""
+    journal, identity = started(tmp_path, ONE)
+    journal.close()
+    provider = SharesSomething()
+    assert [each.state for each in sweep(only(provider), ["fake"], project=None)] == ["destroyed"]
+    (folder,) = runs.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["heartbeat"]
+
+    details = {"spared": "its orchestrator was alive 5 s ago"}
+    shared = [
+        dataclasses.replace(
+            identity, name=f"bo-{uuid}", run_uuid=uuid, target="", folder="", details=details
+        )
+        for uuid in (ONE, TWO)
+    ]
+    found = sweep(only(SharesSomething(*shared)), ["fake"], project=None, dry_run=True)
+    assert [(each.name, each.state) for each in found] == [
+        (f"bo-{ONE}", "found"),
+        (f"bo-{TWO}", "spared"),
+    ]
+    long_ago = time.time() - STARTING_S - 1
+    os.utime(folder, (long_ago, long_ago))
+    assert sweep(only(provider), ["fake"], project=None) == ()
+    assert list(runs.iterdir()) == []
