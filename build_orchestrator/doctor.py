@@ -157,7 +157,7 @@ def _needed(plan: Plan) -> Iterator[Check]:
     through = [build.target for build in plan.builds if through_vagrant(build.target.provider)]
     yield from _folders()
     yield from _vagrants(dict.fromkeys(target.provider for target in through))
-    yield from (_not_windows(target) for target in through if target.distro.windows)
+    yield from (_windows(target) for target in through if target.distro.windows)
     yield from (_image_file(Path(plan.project), target) for target in through)
     boxes = {(each.image.bootstrap, each.provider) for each in through if each.image.bootstrap}
     if any(not cache.is_cached(box.KIND, box.key_of(*each)) for each in boxes):
@@ -166,7 +166,7 @@ def _needed(plan: Plan) -> Iterator[Check]:
         yield _memory(through)
     launched = [build.target for build in plan.builds if build.target.provider == "aws"]
     yield from _aws() if launched else ()
-    yield from (_not_windows(target) for target in launched if target.distro.windows)
+    yield from (_windows(target) for target in launched if target.distro.windows)
     if not targets:
         return
     yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
@@ -339,15 +339,19 @@ def _vagrants(providers: Iterable[str]) -> Iterator[Check]:
             )
 
 
-def _not_windows(target: Target) -> Check:
+def _windows(target: Target) -> Check:
+    """Whether a Windows machine can be talked to."""
+    finding, remedy = "over ssh, once it runs", ""
+    if target.distro.legacy:
+        finding = (
+            "too old: `build up` needs what Windows has had since Server 2019, OpenSSH and tar"
+        )
+        remedy = "Choose a newer one."
+    elif target.communicator == "winrm" and not ready.has_winrm():
+        finding = "Vagrant has no WinRM, by which ssh is set up in this machine"
+        remedy = "vagrant plugin install winrm, winrm-fs, winrm-elevated; or communicator: ssh"
     return Check(
-        name=target.name,
-        ok=False,
-        finding="`build up` talks ssh to a POSIX shell, and this is Windows",
-        remedy=f"Vagrant alone builds it: cd vagrant && vagrant up {target.name}"
-        if through_vagrant(target.provider)
-        else "Choose other targets.",
-        provider=target.provider,
+        name=target.name, ok=not remedy, finding=finding, remedy=remedy, provider=target.provider
     )
 
 

@@ -13,6 +13,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.machine.contract import Machine
 from build_orchestrator.provision import TEMPORARY_FAILURE
+from build_orchestrator.transport.windows import batch
 
 ASK_S = 30.0
 FULL_KIB = 4096
@@ -25,6 +26,10 @@ df -iP "${MACHINE_ROOT:-/}" 2>/dev/null | awk 'NR > 1 && $2 > 0 { print "free_in
 [ -n "${MACHINE_ROOT:-}" ] || awk '$1 == "oom_kill" { print "oom_kills", $2 }' /proc/vmstat
 """
 
+WINDOWS_QUESTIONS = """\
+powershell -NoProfile -NonInteractive -Command "'free_kib {0} C:' -f [math]::Floor((Get-PSDrive C).Free / 1KB)"
+"""  # noqa: E501 (a line of cmd)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -36,7 +41,9 @@ class Verdict:
     explanation: str
 
 
-def judge(machine: Machine, status: int, *, state_folder: Path, cancel: Cancel) -> Verdict:
+def judge(
+    machine: Machine, status: int, *, state_folder: Path, cancel: Cancel, windows: bool = False
+) -> Verdict:
     """Ask the machine and this host why the script ended with this status (or never ended)."""
     if status == TEMPORARY_FAILURE:
         return Verdict(True, "status-75", "the script said that its environment failed (75)")
@@ -51,7 +58,7 @@ def judge(machine: Machine, status: int, *, state_folder: Path, cancel: Cancel) 
     answers: list[str] = []
     try:
         machine.run(
-            QUESTIONS,
+            batch({}, WINDOWS_QUESTIONS) if windows else QUESTIONS,
             deadline=Deadline("provision", ASK_S, "answers of the machine"),
             cancel=cancel,
             on_line=answers.append,

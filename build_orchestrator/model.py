@@ -167,7 +167,7 @@ class Target:
     attempts: int = 2
     """How many machines may be tried when the environment fails."""
     communicator: str = "ssh"
-    """``ssh``, or ``winrm``: how a machine of Vagrant's is talked to."""
+    """``ssh``, or ``winrm``: how Vagrant talks to it."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
 
@@ -198,13 +198,13 @@ class Recipe:
     """What is built."""
 
     name: str
-    script: str
-    """Path inside the project."""
+    script: str  # a path inside the project, as windows_script is
     windows_script: str = ""
-    """The script of Windows targets; without it they have none."""
+    """The script of Windows targets; in their builds it is ``script``."""
     inputs: tuple[str, ...]
     """Files and folders of the project that the script sees in ``$BUILD_INPUTS``."""
     outputs: tuple[Output, ...]
+    windows_outputs: tuple[Output, ...] = ()
     destinations: tuple[str, ...]
     """``dist/``-like folders or ``s3://bucket/prefix``."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from build_orchestrator.configuration import Configuration
+from build_orchestrator.configuration import Configuration, recipe_on
 from build_orchestrator.configuration.findings import did_you_mean
 from build_orchestrator.configuration.words import (
     FOLDERS,
@@ -79,8 +79,8 @@ def make_plan(
     variables = run | {**chosen.environment, **said} | _naming_variables(naming)
     trust = _trusted(host_trust or {}) if chosen.pass_host_trust else {}
     builds = tuple(
-        _build(_hurried(target, provision_s), chosen, naming, variables, trust)
-        for target in select(configuration, selectors)
+        _build(_hurried(one, provision_s), recipe_on(chosen, one.distro), naming, variables, trust)
+        for one in select(configuration, selectors)
     )
     _check_published_once(builds)
     return Plan(

@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from build_orchestrator import packager
@@ -23,14 +24,14 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.machine.contract import Machine
 from build_orchestrator.masking import credentials_in
-from build_orchestrator.model import Build, Recipe
+from build_orchestrator.model import Build, Distro, Recipe
 from build_orchestrator.render import exports, script_variables
 from build_orchestrator.sources import FOLDER, LIST, host_sources, places
+from build_orchestrator.transport.windows import batch, in_windows
 
-PLACE = PurePosixPath("/var/lib/build-orchestrator")
-BUILD_INPUTS = PLACE / "inputs"
-BUILD_OUTPUT = PLACE / "output"
 CA_BUNDLE = PurePosixPath("/run/build-orchestrator-ca.pem")
+WINDOWS_CA_BUNDLE = "host-trust/ca.pem"
+"""Below ``$BUILD_INPUTS``: a batch file cannot hold it."""
 
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -38,6 +39,29 @@ SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-b
 
 TEMPORARY_FAILURE = 75
 """EX_TEMPFAIL: how a script says that its environment failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Where a machine has what it is given, and what it leaves."""
+
+    place: PurePosixPath
+
+    @property
+    def inputs(self) -> PurePosixPath:
+        """``$BUILD_INPUTS``"""
+        return self.place / "inputs"
+
+    @property
+    def output(self) -> PurePosixPath:
+        """``$BUILD_OUTPUT``"""
+        return self.place / "output"
+
+
+def inside(distro: Distro) -> Inside:
+    """The places of a distro's machines."""
+    return Inside(PurePosixPath("/build" if distro.windows else "/var/lib/build-orchestrator"))
+
 
 PHASE = re.compile(r"::phase (?P<name>\S.*?)\s*$")
 
@@ -55,6 +79,8 @@ def gather_inputs(build: Build, project: Path, into: Path) -> None:
         _copy(places_of(project, name) or (project / name,), into / name)
     if packager.is_wanted_by(recipe):
         (into / packager.NAME).write_bytes(packager.content())
+    if build.target.distro.windows and (bundle := build.host_trust.get("CA_BUNDLE")):
+        _copy((Path(bundle),), into / WINDOWS_CA_BUNDLE)
     sources = host_sources(recipe, project)
     where = places(sources)
     for written, path in sources.items():
@@ -138,7 +164,8 @@ def provision(
     on_line: Callable[[str], None],
 ) -> int:
     """Run the build's script and return its exit status."""
-    script = provision_script(build, secrets)
+    make = windows_script if build.target.distro.windows else provision_script
+    script = make(build, secrets)
     return machine.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
 
 
@@ -149,14 +176,15 @@ def provision_script(build: Build, secrets: Mapping[str, str]) -> bytes:
     the machine's disk.
     """
     bundle = build.host_trust.get("CA_BUNDLE", "")
+    where = inside(build.target.distro)
     lines = [
         "umask 022",
         "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do",
         '  case $v in MACHINE_*) ;; *) unset "$v" ;; esac',
         "done",
         *exports(_variables(build, secrets)),
-        f'export BUILD_INPUTS="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_INPUTS))}',
-        f'export BUILD_OUTPUT="${{MACHINE_ROOT:-}}"{shlex.quote(str(BUILD_OUTPUT))}',
+        f'export BUILD_INPUTS="${{MACHINE_ROOT:-}}"{shlex.quote(str(where.inputs))}',
+        f'export BUILD_OUTPUT="${{MACHINE_ROOT:-}}"{shlex.quote(str(where.output))}',
         'mkdir -p "$BUILD_OUTPUT"',
         *(_ca_lines(bundle) if bundle else ()),
         'cd "$BUILD_INPUTS"',
@@ -164,6 +192,26 @@ def provision_script(build: Build, secrets: Mapping[str, str]) -> bytes:
         'if [ -x "$script" ]; then exec "$script"; else exec sh "$script"; fi',
     ]
     return "\n".join(lines).encode(errors="surrogateescape") + b"\n"
+
+
+def windows_script(build: Build, secrets: Mapping[str, str]) -> bytes:
+    """What cmd runs on Windows; see ``transport.windows.batch``.
+
+    Raises:
+        UsageError: cmd cannot hold one of the values.
+    """
+    where = inside(build.target.distro)
+    inputs, output = in_windows(where.inputs), in_windows(where.output)
+    variables = _variables(build, secrets)
+    variables |= {"BUILD_INPUTS": inputs, "BUILD_OUTPUT": output}
+    if "CA_BUNDLE" in build.host_trust:
+        bundle = in_windows(where.inputs / WINDOWS_CA_BUNDLE)
+        variables |= dict.fromkeys(CA_VARIABLES, bundle)
+    # Its name holds nothing but a space that cmd could take for something else. cmd takes the outer
+    # quotes away, and no script's own exit can end ours.
+    script = build.recipe.script.replace("/", "\\")
+    text = f'md "{output}"\ncd /d "{inputs}"\ncmd /d /q /c "".\\{script}""\n'
+    return batch(variables, text)
 
 
 def _variables(build: Build, secrets: Mapping[str, str]) -> dict[str, str]:

@@ -97,8 +97,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def group_of(nodeid: str) -> str:
-    """What a test shares machines with: all that needs Vagrant, since a host has one libvirt; the
-    machines of one kind in a contract; else the tests of its file."""
+    """What a test shares machines with: all that needs Vagrant, since a host has one libvirt; all
+    that needs Wine; the machines of one kind in a contract; else the tests of its file."""
+    if re.search(r"/test_(aws_)?windows", nodeid):
+        return "windows"
     if re.search(r"libvirt|virtualbox|vagrant|test_boxes", nodeid):
         return "vagrant"
     path, _, name = nodeid.partition("::")

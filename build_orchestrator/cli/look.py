@@ -62,8 +62,6 @@ def _row(target: Target, default_provider: str) -> dict[str, str]:
 def _notes(target: Target) -> Iterator[str]:
     if target.distro.legacy:
         yield "legacy"
-    if target.distro.windows:
-        yield "vagrant up only"
 
 
 def _machine(target: Target) -> str:
@@ -300,8 +298,9 @@ def _rendered(build: Build, project: str) -> dict[str, str]:
         size=target.size,
         limit_s=target.deadlines.limit_s,
         console=Path("console.txt"),
+        communicator=target.communicator,
         options=target.options,
         project=Path(project),
     )
     provider = provider_maker(silent)(target.provider)
-    return {"environment.sh": environment_file(build), **provider.rendered(request)}
+    return {**environment_file(build), **provider.rendered(request)}

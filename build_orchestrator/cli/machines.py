@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,14 +211,14 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
         )
     folder = Path(found[-1].folder)
     click.echo(f"{found[-1].name}: a used machine, for looking only", err=True)
-    user = found[-1].details.get("user", "root")
     os.chdir(folder)
-    os.execvp("ssh", ["ssh", "-F", "ssh_config", *_as_root(command, user)])
+    os.execvp("ssh", ["ssh", "-F", "ssh_config", *_as_root(command, found[-1].details)])
 
 
-def _as_root(command: tuple[str, ...], user: str) -> list[str]:
-    """The rest of ssh's arguments, for whoever logs in: root, or a user who has sudo."""
-    if user == "root":
+def _as_root(command: tuple[str, ...], details: Mapping[str, str]) -> list[str]:
+    """The rest of ssh's arguments, for whoever logs in: root, one of Windows, or a user
+    who has sudo."""
+    if details.get("user", "root") == "root" or "windows" in details:
         return ["machine", *command]
     if not command:
         return ["-t", "machine", "sudo", "-n", "-i"]

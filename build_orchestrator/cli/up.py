@@ -167,16 +167,18 @@ def secrets_of(plan: Plan) -> dict[str, str]:
 
     Raises:
         HostNotReady: one is missing.
-        UsageError: one is too short to be masked.
+        UsageError: one is too short to be masked, or cannot be given to a script on Windows.
     """
     from build_orchestrator.masking import Masker
-    from build_orchestrator.provision import host_trust, read_secrets
+    from build_orchestrator.provision import host_trust, read_secrets, windows_script
 
     secrets: dict[str, str] = {}
     for build in plan.builds:
         if build.recipe.pass_host_trust:
             secrets.update(host_trust(os.environ)[1])
         secrets.update(read_secrets(build.recipe, os.environ))
+        if build.target.distro.windows:
+            windows_script(build, secrets)
     Masker(secrets.values())
     return secrets
 

@@ -1,5 +1,11 @@
 """targets.yaml -> Configuration: strict, every problem at once, each with file:line:column."""
 
-from build_orchestrator.configuration.loading import FILE, Configuration, find_project, load
+from build_orchestrator.configuration.loading import (
+    FILE,
+    Configuration,
+    find_project,
+    load,
+    recipe_on,
+)
 
-__all__ = ["FILE", "Configuration", "find_project", "load"]
+__all__ = ["FILE", "Configuration", "find_project", "load", "recipe_on"]

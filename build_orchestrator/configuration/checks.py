@@ -229,7 +229,10 @@ def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: 
             findings.add(here, f"{path} is listed twice")
     lock = recipe.requirements_lock
     _check_path(lock, findings, (*place, "requirements_lock"), project, kind="file")
-    _check_outputs(recipe.outputs, findings, (*place, "outputs"))
+    for name in ("outputs", "windows_outputs"):
+        _check_outputs(getattr(recipe, name), findings, (*place, name))
+    if recipe.windows_outputs and not windows_script:
+        findings.add((*place, "windows_outputs"), "goes with a windows_script only")
     _check_destinations(recipe.destinations or (), findings, (*place, "destinations"))
     for name in recipe.environment:
         _note(findings, (*place, "environment", name), variable_problem(name))

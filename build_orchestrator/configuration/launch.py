@@ -63,9 +63,9 @@ class LaunchRow:
         "Ask for spot machines first, then for those on demand.", default=None, without="no"
     )
     user: str = entry(
-        "Who logs in, and becomes root with sudo.",
+        "Who logs in, and becomes root with sudo (on Windows: an administrator).",
         default="",
-        pattern="[a-z_][a-z0-9_-]*",
+        pattern="[A-Za-z_][A-Za-z0-9_-]*",
         wanted="a user name such as admin",
         without="the distro's `ssh.user`",
     )

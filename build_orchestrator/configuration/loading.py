@@ -18,6 +18,7 @@ from build_orchestrator.configuration.rows import (
     FlavourRow,
     ImageRow,
     LaunchRow,
+    OutputRow,
     RecipeRow,
     SizeRow,
     SshRow,
@@ -146,7 +147,7 @@ def _distro(name: str, row: DistroRow) -> Distro:
         arch=row.arch,
         windows=row.windows,
         legacy=row.legacy,
-        ssh_user=ssh.user,
+        ssh_user=ssh.user or ("Administrator" if row.windows else "root"),
         ssh_options=ssh.options,
     )
 
@@ -162,9 +163,13 @@ def _target(
         size=_size(provider, defaults.size, row.size, target.size),
         deadlines=_layered(Deadlines(), defaults.deadlines, row.deadlines, target.deadlines),
         attempts=target.attempts or defaults.attempts,
-        communicator=target.communicator or ("winrm" if distro.windows else "ssh"),
+        communicator=target.communicator or _communicator(distro, provider),
         options=_options(provider, defaults, target),
     )
+
+
+def _communicator(distro: Distro, provider: str) -> str:
+    return "winrm" if distro.windows and through_vagrant(provider) else "ssh"
 
 
 def _options(provider: str, defaults: DefaultsRow, target: TargetRow) -> Mapping[str, str]:
@@ -225,7 +230,8 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> 
         script=row.script,
         windows_script=row.windows_script,
         inputs=row.inputs,
-        outputs=tuple(Output(name=each.name, members=each.members) for each in row.outputs),
+        outputs=_outputs(row.outputs),
+        windows_outputs=_outputs(row.windows_outputs),
         destinations=defaults.destinations if own is None else own,
         environment=row.environment,
         secrets=tuple(_secret(entry, project) for entry in row.secrets),
@@ -239,6 +245,27 @@ def _recipe(name: str, row: RecipeRow, defaults: DefaultsRow, project: Path) -> 
 def _age_s(text: str) -> float:
     """Seconds of a number with h or d."""
     return int(text[:-1]) * {"h": 3600.0, "d": 86400.0}[text[-1]]
+
+
+def recipe_on(recipe: Recipe, distro: Distro) -> Recipe:
+    """The recipe as a distro's builds have it: with the script and the outputs of its system.
+
+    Raises:
+        UsageError: it has no script for Windows.
+    """
+    if not distro.windows:
+        return recipe
+    if not recipe.windows_script:
+        raise UsageError(
+            f"recipe {recipe.name} has no windows_script, so {distro.name} cannot build it",
+            resolution="Name one in targets.yaml, or choose other targets.",
+        )
+    outputs = recipe.windows_outputs or recipe.outputs
+    return dataclasses.replace(recipe, script=recipe.windows_script, outputs=outputs)
+
+
+def _outputs(rows: tuple[OutputRow, ...]) -> tuple[Output, ...]:
+    return tuple(Output(name=each.name, members=each.members) for each in rows)
 
 
 def _secret(entry: str, project: Path) -> str:

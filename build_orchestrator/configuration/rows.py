@@ -32,6 +32,7 @@ AGE_WANTED = "a number with h or d, such as 30d"
 LABEL = "[A-Za-z0-9][A-Za-z0-9 ._+-]*"
 ARCHITECTURES = ("x86_64", "arm64", "i386")
 COMMUNICATORS = ("ssh", "winrm")
+USER = "[A-Za-z_][A-Za-z0-9_-]*"
 WEEK_S = 7 * 24 * 3600
 
 
@@ -66,7 +67,11 @@ class SshRow:
     """How to talk to machines of this distro."""
 
     user: str = entry(
-        "Who logs in.", default="root", pattern="[a-z_][a-z0-9_-]*", wanted="a user name"
+        "Who logs in.",
+        default="",
+        pattern=USER,
+        wanted="a user name",
+        without="`root`; `Administrator` on Windows",
     )
     options: tuple[str, ...] = entry(
         "Old algorithms for this distro only, as `Key=value`; needs `legacy: true`.", default=()
@@ -242,12 +247,19 @@ class RecipeRow:
 
     script: str = entry("The script that runs in the machine; inside the project.", filled=True)
     windows_script: str = entry(
-        "The script on Windows, run by plain `vagrant up`; inside the project.", default=""
+        "The script of Windows targets, run by `cmd`; inside the project.",
+        default="",
+        pattern="[A-Za-z0-9 ._/-]+",
+        wanted="a path of letters, digits, spaces and . _ - / : cmd gives other signs a meaning",
+        without="no Windows target has this recipe",
     )
     inputs: tuple[str, ...] = entry(
         "Files and folders of the project that the script sees in `$BUILD_INPUTS`.", default=()
     )
     outputs: tuple[OutputRow, ...] = entry("What the script must leave.", filled=True)
+    windows_outputs: tuple[OutputRow, ...] = entry(
+        "What `windows_script` must leave.", default=(), without="the same as `outputs`"
+    )
     destinations: tuple[str, ...] | None = entry(
         "Where artifacts are published: folders, or `s3://bucket/prefix`.",
         default=None,

@@ -38,6 +38,8 @@ class MachineRequest:
     """Where the machine's console is kept: appended to, in the run folder."""
     cold: bool = False
     """Boot from power-on even where a warm start could be had."""
+    communicator: str = "ssh"
+    """How Vagrant talks to it."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
     project: Path | None = None

@@ -29,10 +29,9 @@ from build_orchestrator.model import Artifact, Build, Identity, Keep, MachineFat
 from build_orchestrator.pipeline.run import Record, Run
 from build_orchestrator.pipeline.teardown import bury, destroy, mask_console
 from build_orchestrator.provision import (
-    BUILD_INPUTS,
-    BUILD_OUTPUT,
     PHASE,
     gather_inputs,
+    inside,
     provision,
 )
 from build_orchestrator.render import environment_file
@@ -53,6 +52,7 @@ class Attempt:
         self._record = record
         self._folder = run.folder_of(build.name)
         self._limits = build.target.deadlines
+        self._inside = inside(build.target.distro)
         self._phase = ("", 0.0)
         self._mask = run.masker.mask
 
@@ -130,6 +130,7 @@ class Attempt:
             console=self._folder / "console.txt",
             # What failed warm may be the snapshot's fault; a second try leaves nothing to doubt.
             cold=run.settings.cold or self._record.attempt > 1,
+            communicator=target.communicator,
             options=target.options,
             project=Path(run.plan.project),
         )
@@ -181,9 +182,11 @@ class Attempt:
                 prefix="inputs-", dir=self._run.journal.folder_for(machine.identity.name)
             ) as scratch,
         ):
-            (self._folder / "environment.sh").write_text(environment_file(self._build))
+            for name, text in environment_file(self._build).items():
+                (self._folder / name).write_text(text)
             gather_inputs(self._build, Path(self._run.plan.project), Path(scratch))
-            machine.push(Path(scratch), BUILD_INPUTS, deadline=deadline, cancel=self._run.cancel)
+            place, cancel = self._inside.inputs, self._run.cancel
+            machine.push(Path(scratch), place, deadline=deadline, cancel=cancel)
 
     def _provision(self, machine: Machine) -> None:
         with self._record.during(
@@ -213,12 +216,18 @@ class Attempt:
     ) -> NoReturn:
         """Decide by evidence whose fault it was, save what the script left, and raise."""
         state = Path(self._run.journal.state)
-        verdict = judge(machine, status, state_folder=state, cancel=self._run.cancel)
+        verdict = judge(
+            machine,
+            status,
+            state_folder=state,
+            cancel=self._run.cancel,
+            windows=self._build.target.distro.windows,
+        )
         self._record.rule = "deadline" if cause and not verdict.environment else verdict.rule
         kept = machine.alive() and collect_partial(
             machine,
             self._folder / "partial",
-            source=BUILD_OUTPUT,
+            source=self._inside.output,
             deadline=Deadline(Stage.COLLECT, PARTIAL_S),
             cancel=self._run.cancel,
         )
@@ -242,7 +251,7 @@ class Attempt:
                 machine,
                 self._build,
                 self._folder,
-                source=BUILD_OUTPUT,
+                source=self._inside.output,
                 deadline=deadline,
                 cancel=self._run.cancel,
             )

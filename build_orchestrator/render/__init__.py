@@ -14,7 +14,9 @@ def script_variables(build: Build) -> dict[str, str]:
     """The variables that the script sees, without its secrets and without BUILD_INPUTS and
     BUILD_OUTPUT, which the machine's side sets."""
     trust = {name: value for name, value in build.host_trust.items() if name != "CA_BUNDLE"}
-    return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **trust, **build.environment}
+    # Windows needs many of its own, so there the script's are added to them.
+    clean = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
+    return {**({} if build.target.distro.windows else clean), **trust, **build.environment}
 
 
 def exports(variables: Mapping[str, str]) -> list[str]:
@@ -22,12 +24,17 @@ def exports(variables: Mapping[str, str]) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
-def environment_file(build: Build) -> str:
-    """``environment.sh``: what the script of this build sees."""
-    lines = [f"# The environment of {build.recipe.script} in {build.name}."]
-    lines += exports(script_variables(build))
+def environment_file(build: Build) -> dict[str, str]:
+    """What the script of this build sees, in the words of its shell: name of the file -> text."""
+    windows = build.target.distro.windows
+    name, note = ("environment.bat", "rem") if windows else ("environment.sh", "#")
+    variables = script_variables(build)
     secrets = [entry.partition("=")[0] for entry in build.recipe.secrets]
-    lines += [f"# {name}: a secret, sent over standard input" for name in secrets]
+    lines = [f"{note} The environment of {build.recipe.script} in {build.name}."]
+    # A line for people: cmd is given the values in another way, and expands nothing in them.
+    settings = [f'set "{variable}={value}"' for variable, value in variables.items()]
+    lines += settings if windows else exports(variables)
+    lines += [f"{note} {secret}: a secret, sent over standard input" for secret in secrets]
     if "CA_BUNDLE" in build.host_trust:
-        lines.append(f"# CA bundle of the host: {build.host_trust['CA_BUNDLE']}")
-    return "\n".join(lines) + "\n"
+        lines.append(f"{note} CA bundle of the host: {build.host_trust['CA_BUNDLE']}")
+    return {name: "\n".join(lines) + "\n"}

@@ -23,6 +23,8 @@ MADE_HERE = "build-orchestrator"
 
 SSH_FACTS = "ssh.json"
 """Where one machine's Vagrantfile writes how it is reached, beside itself."""
+SETUP = "setup.bat"
+"""What a Windows machine's Vagrantfile runs in it, beside itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,7 @@ def _rendered(template: str, machines: tuple[Described, ...], recipe: Recipe | N
             recipe=recipe,
             inputs=_inputs(recipe) if recipe else [],
             facts=SSH_FACTS,
+            setup=SETUP,
         )
     except TemplateError as error:
         line = getattr(error, "lineno", None)

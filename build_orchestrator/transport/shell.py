@@ -88,7 +88,7 @@ class Shell(abc.ABC):
             MachineLost: the connection broke, so there is no status.
             DeadlineExceeded, Interrupted: the child was killed.
         """
-        lines = Lines(on_line or _ignore)
+        lines = Lines(on_line or ignore)
         finished = command.run(
             self.argv(RUN),
             deadline=deadline,
@@ -125,7 +125,7 @@ class Shell(abc.ABC):
         )
         self._check_link(finished)
         finished.check(f"{source}: could not be copied to {target} in the machine")
-        _agree(sent.sha256, finished.stdout, f"{source}: arrived damaged at {target}")
+        agree(sent.sha256, finished.stdout, f"{source}: arrived damaged at {target}")
         return sent.sha256
 
     def pull(
@@ -158,7 +158,7 @@ class Shell(abc.ABC):
                 raise VerificationFailed(f"{source}: no such folder in the machine")
             finished.check(f"{source}: could not be copied out of the machine")
             unpack.close()
-        _agree(received.sha256, finished.stderr, f"{source}: arrived damaged at {target}")
+        agree(received.sha256, finished.stderr, f"{source}: arrived damaged at {target}")
         return received.sha256
 
     def _check_link(self, finished: Finished) -> None:
@@ -171,11 +171,11 @@ class Shell(abc.ABC):
         return shlex.quote(str(self.place(path)))
 
 
-def _ignore(line: str) -> None:
+def ignore(line: str) -> None:
     """What becomes of a line that nobody wants."""
 
 
-def _agree(ours: str, said: bytes, brief: str) -> None:
+def agree(ours: str, said: bytes, brief: str) -> None:
     """Compare our checksum with the machine's, the last one that it said."""
     found = CHECKSUM.findall(said)
     theirs = found[-1].decode() if found else "nothing"

@@ -41,10 +41,6 @@ PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 SSH_FAILED = 255
 
-# The connection lives as long as its first session, which ends when our end of its standard
-# input is closed: by ``close``, or by the kernel if we are killed. It is a shell that waits for
-# something to run (see ``run_first``).
-HOLD = "exec sh -s 2>&1"
 # ssh itself says when others may join, so nobody waits for the machine to start a shell first.
 ANNOUNCE = ("-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo ready")
 READY = re.compile(rb"ready\n")
@@ -74,6 +70,11 @@ FIXED = f"""\
 
 class Ssh(Shell):
     """One machine's ssh: ``write_configuration``, ``pin``, ``wait``, use it, ``close``."""
+
+    hold = "exec sh -s 2>&1"
+    """The first session, as long as which the connection lives: a shell that waits for something to
+    run (see ``run_first``). It ends when our end of its standard input is closed: by ``close``, or
+    by the kernel if we are killed."""
 
     def __init__(
         self,
@@ -258,7 +259,7 @@ class Ssh(Shell):
         log = os.open(self.folder / LOG, flags, 0o600)
         try:
             self._master = command.spawn(
-                [*self._client(), *ANNOUNCE, "-M", "-T", ALIAS, self._as_root(HOLD)],
+                [*self._client(), *ANNOUNCE, "-M", "-T", ALIAS, self._as_root(self.hold)],
                 cwd=self.folder,
                 env={**os.environ, "SHELL": "/bin/sh"},  # What runs ssh's LocalCommand.
                 stdin=command.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.conftest import require
 from tests.real.running import Project
+from tests.standins import windows
 
 
 @pytest.fixture
@@ -22,3 +24,24 @@ def qemu_project(tmp_path: Path) -> Iterator[Project]:
             yield project
         finally:
             project.destroy_all()
+
+
+@pytest.fixture(scope="session")
+def python_for_windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an embeddable Python for Windows."""
+    try:
+        return windows.embedded_python(tmp_path_factory.mktemp("python"))
+    except windows.IndexDoesNotAnswer as error:
+        require(that=False, because=f"the index does not answer: {error}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def windows_prefix(python_for_windows: Path) -> Iterator[Path]:
+    """A drive C as new; machines are made from it with ``windows.copy_prefix``."""
+    require("wine64")
+    folder = Path(tempfile.mkdtemp(prefix="bo-"))  # A short path: Wine listens beside it.
+    try:
+        yield windows.make_prefix(folder / "wine", python_for_windows)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

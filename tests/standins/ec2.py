@@ -1,8 +1,8 @@
 """An EC2 on loopback: moto's server, as a process of its own, whose instances are real processes.
 
-``python -m tests.standins.ec2 FOLDER [IMAGE]`` prints its address and serves until its standard
-input closes; then every machine is killed. It also serves S3 and Systems Manager. What moto leaves
-out, and AWS does, is done here:
+``python -m tests.standins.ec2 FOLDER IMAGE PREFIX`` prints its address and serves until its
+standard input closes; then every machine is killed. It also serves S3 and Systems Manager. What
+moto leaves out, and AWS does, is done here:
 
 - a ClientToken makes one machine of any number of requests, and is refused with other parameters;
 - machines are ``pending`` and ``shutting-down`` for a moment;
@@ -78,6 +78,8 @@ class Ec2:
     """One that is made for another architecture."""
     machine_ami: str
     """An image that QEMU boots; empty where none was given."""
+    windows_ami: str
+    """An image of a Windows-like machine; empty where no drive C was given."""
     folder: Path
 
     def fault(self, action: str, code: str = "", **how: Any) -> None:
@@ -128,14 +130,21 @@ ENDING = "shutting-down"
 
 
 @contextlib.contextmanager
-def ec2_server(image: Path | None = None) -> Iterator[Ec2]:
-    """A stand-in that lives as long as the block; ``image`` is a bootstrapped image's folder,
-    or ``ami.cloud_image()``."""
+def ec2_server(image: Path | None = None, windows: Path | None = None) -> Iterator[Ec2]:
+    """A stand-in that lives as long as the block; ``image`` is a bootstrapped image's folder, or
+    ``ami.cloud_image()``, ``windows`` a drive C as tests/standins/windows.py makes them."""
     with tempfile.TemporaryDirectory(prefix="ec2-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         log = os.open(folder / "server.log", os.O_WRONLY | os.O_CREAT)
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.standins.ec2", place, *([str(image)] if image else [])],
+            [
+                sys.executable,
+                "-m",
+                "tests.standins.ec2",
+                place,
+                str(image or ""),
+                str(windows or ""),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -361,7 +370,9 @@ def _tag(thing: Any, key: str) -> str:
 # --- instances ----------------------------------------------------------------------------------
 
 
-def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None]) -> type[Any]:
+def instance_class(
+    standin: Standin, folder: Path, images: dict[str, Path | None], prefixes: dict[str, Path]
+) -> type[Any]:
     """moto's Instance, with a process behind it."""
     from moto.ec2.models import instances
 
@@ -418,7 +429,7 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
                 name=_tag(self, "Name"),
                 address=self.address,
                 port=PORT,
-                public_key=self.ec2_backend.key_pairs[self.key_name].material_public.decode(),
+                public_key=self._key(),
                 user_data=self.script,
                 instance={
                     "instanceId": self.id,
@@ -429,7 +440,14 @@ def instance_class(standin: Standin, folder: Path, images: dict[str, Path | None
                     "keyName": self.key_name,
                 },
                 image=images.get(self.image_id),
+                prefix=prefixes.get(self.image_id),
             )
+
+        def _key(self) -> str:
+            if not self.key_name:
+                return ""
+            pair = self.ec2_backend.key_pairs[self.key_name]
+            return str(pair.material_public.decode())
 
         def terminate(self) -> Any:
             before = instances.InstanceState(self._state.name, self._state.code)
@@ -512,8 +530,9 @@ def main() -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     images: dict[str, Path | None] = {}
+    prefixes: dict[str, Path] = {}
     standin = Standin(DomainDispatcherApplication(create_backend_app))
-    made = instance_class(standin, Path(sys.argv[1]), images)
+    made = instance_class(standin, Path(sys.argv[1]), images, prefixes)
     instances.Instance = made  # type: ignore[misc]
 
     def get_console_output(self: Any) -> ActionResult:
@@ -524,8 +543,11 @@ def main() -> None:
     General.get_console_output = get_console_output  # type: ignore[method-assign]
     keep_disks(Path(sys.argv[1]), images)
     named: dict[str, Path | None] = dict.fromkeys(("sshd-standin-1", "sshd-standin-2", "arm-1"))
-    if sys.argv[2:]:
-        named["debian-12-standin"] = Path(sys.argv[2])
+    disk, prefix = sys.argv[2:4]
+    if disk:
+        named["debian-12-standin"] = Path(disk)
+    if prefix:
+        named["windows-standin"] = None
     amis = {}
     for number, (name, image) in enumerate(named.items()):
         ami = _backend().register_image(name, "standin")
@@ -534,6 +556,8 @@ def main() -> None:
         ami.creation_date = datetime.datetime(2026, 11, 1 + number, tzinfo=datetime.UTC)
         images[ami.id] = image
         amis[name] = ami.id
+    if prefix:
+        prefixes[amis["windows-standin"]] = Path(prefix)
     ssm_backends[OWNER][REGION].put_parameter(
         PARAMETER, "", amis["sshd-standin-1"], "String", "", "", True, [], "text", "Standard", ""
     )
@@ -546,6 +570,7 @@ def main() -> None:
         "older_ami": amis["sshd-standin-1"],
         "arm_ami": amis["arm-1"],
         "machine_ami": amis.get("debian-12-standin", ""),
+        "windows_ami": amis.get("windows-standin", ""),
     }
     print(json.dumps(said), flush=True)
     sys.stdin.read()

@@ -6,6 +6,7 @@ tried on it. ``QemuMachine`` is a real machine. From an image of ``ami.cloud_ima
 AWS: its firmware says where it is, and cloud-init asks the metadata service for all else. From our
 own bookworm image, whose start is quicker, its first start plays cloud-init: it makes host keys and
 prints them, takes the key pair, and runs the user data.
+``windows.py`` beside this says what a machine that looks like Windows is.
 """
 
 from __future__ import annotations
@@ -23,16 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.machine.qemu.accelerator import known_verdict
-from tests.standins import imds
+from tests.standins import imds, windows
 from tests.standins.ami import HAS_CLOUD_INIT
+from tests.standins.namespaces import isolated
+from tests.standins.windows import POWERED_OFF
 
 BEGIN, END = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
-POWERED_OFF = "powered-off"
-"""The file by which a machine says that it was powered off from inside."""
 OVERLAY = "overlay.qcow2"
-
-NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts"]
-AS_USER = ["--user", "--map-root-user", "--map-auto"]
 
 # What user data calls; here it may not reach the host's own service manager.
 SHIMS = {
@@ -64,6 +62,8 @@ class Order:
     """What it may know of itself; see ``imds.metadata``."""
     image: Path | None
     """The folder of an image; None for a machine without a disk."""
+    prefix: Path | None = None
+    """The drive C that a machine of Windows starts from."""
 
 
 class Machine:
@@ -76,7 +76,7 @@ class Machine:
         self.console = order.folder / "console"
         self.console.touch()
         # Not the fake provider's mark, or the next sweep on this host would take it for one.
-        make = _qemu if order.image else _sshd
+        make = _qemu if order.image else _windows if order.prefix else _sshd
         log = os.open(order.folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT, 0o600)
         self.child = subprocess.Popen(
             make(order),
@@ -153,8 +153,14 @@ ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
 PATH={shlex.quote(path)} sh user-data &
 exec {sshd} -D -f sshd_config -E sshd.log
 """
-    as_user = AS_USER if os.geteuid() else []
-    return [*NAMESPACES, *as_user, "sh", "-c", script]
+    return isolated(script)
+
+
+def _windows(order: Order) -> list[str]:
+    assert order.prefix is not None
+    prefix = windows.copy_prefix(order.prefix, order.folder / "wine")
+    listen = f"{order.address}:{order.port}"
+    return isolated(windows.start_machine(prefix, order.folder, listen, order.user_data))
 
 
 def _qemu(order: Order) -> list[str]:

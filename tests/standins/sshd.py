@@ -22,11 +22,13 @@ START_S = 10.0
 
 
 class Sshd:
-    """Use as a context manager. ``shims`` is first in the PATH of whoever logs in."""
+    """Use as a context manager. ``shims`` is first in the PATH of whoever logs in; ``settings`` are
+    further lines of its configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.settings = settings
         self.user = getpass.getuser()
         self.host = "127.0.0.1"
         self.port = 0
@@ -95,7 +97,7 @@ class Sshd:
             "PermitRootLogin yes\n"
             "PasswordAuthentication no\n"
             "MaxStartups 100\n"
-            "MaxSessions 100\n"
+            "MaxSessions 100\n" + self.settings
         )
         return path
 

@@ -6,6 +6,9 @@ first network adapter, the disk as IDE, and the network card that was asked for.
 calls that Vagrant makes for our Vagrantfile and box are accepted in that order, and what Vagrant
 does over ssh works. What it does not show: how VirtualBox itself answers, times, or fails.
 
+With ``$VBOX_WINDOWS``, a drive C, its machines are those of ``windows.py`` instead: they look like
+Windows, and have no disk.
+
 Everything is in ``$VBOX_USER_HOME``: ``calls.log``, ``<uuid>.json`` for each machine, and
 ``machines/<name>/`` with its disk and console. By hand::
 
@@ -214,6 +217,33 @@ def startvm(name: str, *arguments: str) -> None:
     machine = find(name)
     if machine.pid:
         raise Refused(f"The machine '{machine.name}' is already locked by a session")
+    if prefix := os.environ.get("VBOX_WINDOWS"):
+        start_windows(machine, Path(prefix))
+    else:
+        start_qemu(machine)
+    print(f'Waiting for VM "{machine.name}" to power on...')
+    print(f'VM "{machine.name}" has been successfully started.')
+
+
+def start_windows(machine: Machine, prefix: Path) -> None:
+    sys.path.append(str(Path(__file__).parents[2]))
+    from tests.standins import windows
+    from tests.standins.namespaces import isolated
+
+    _, address, port, *_ = machine.forwarded["ssh"].split(",")
+    own = windows.copy_prefix(prefix, machine.folder / "wine")
+    child = subprocess.Popen(
+        isolated(windows.start_machine(own, machine.folder, f"{address}:{port}"), machine.uuid),
+        cwd=machine.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    (machine.folder / "pid").write_text(str(child.pid))
+
+
+def start_qemu(machine: Machine) -> None:
     forwards = "".join(
         f",hostfwd={protocol}:{address or '127.0.0.1'}:{port}-{inside}:{inside_port}"
         for protocol, address, port, inside, inside_port in (
@@ -233,8 +263,6 @@ def startvm(name: str, *arguments: str) -> None:
         *("-daemonize", "-pidfile", str(machine.folder / "pid")),
     ]
     run(argv)
-    print(f'Waiting for VM "{machine.name}" to power on...')
-    print(f'VM "{machine.name}" has been successfully started.')
 
 
 def controlvm(name: str, action: str) -> None:

@@ -550,3 +550,22 @@ def test_a_wrong_launch_is_named(tmp_path: Path, old: str, new: str, problem: st
     with pytest.raises(ConfigurationError) as caught:
         load(project(tmp_path, AWS.replace(old, new)), providers=CLOUD)
     assert problem in caught.value.details
+
+
+def test_what_windows_runs_and_leaves(tmp_path: Path) -> None:
+    """cmd would take some signs of a name for something else; an administrator logs in there."""
+    text = replaced(
+        "    inputs:",
+        "    windows_script: make it.bat\n    windows_outputs: [{name: out.zip}]\n    inputs:",
+    )
+    text = text.replace("recipes:", "  windows_2022: {distribution: windows, release: '2022', "
+        "windows: true, providers: {fake: }}\nrecipes:")  # fmt: skip
+    (tmp_path / "make it.bat").touch()
+    configuration = loaded(tmp_path, text)
+    assert configuration.recipes["agent"].windows_outputs == (Output(name="out.zip"),)
+    assert configuration.targets["windows_2022_fake"].distro.ssh_user == "Administrator"
+    (tmp_path / "make & it.bat").touch()
+    (found,) = problems(tmp_path, text.replace("make it", "make & it"))
+    assert "recipes.agent.windows_script: 'make & it.bat'" in found
+    (found,) = problems(tmp_path, text.replace("    windows_script: make it.bat\n", ""))
+    assert "windows_outputs: goes with a windows_script only" in found

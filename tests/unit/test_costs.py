@@ -11,7 +11,7 @@ import pytest
 
 from build_orchestrator.cli.cloud import check_budget
 from build_orchestrator.configuration import load
-from build_orchestrator.costs import Estimate
+from build_orchestrator.costs import Budget, Estimate
 from build_orchestrator.errors import ConfigurationError, UsageError
 from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.machine.ec2.launch import kinds_of
@@ -28,6 +28,7 @@ PRICES = Prices(
     disk_gib_month_usd=0.0,
     public_address_hour_usd=0.0,
     hour_usd={"t3.medium": 0.05, "t3.large": 0.10},
+    windows_cpu_hour_usd=0.03,
 )
 TARGETS = """\
 schema: 1
@@ -81,6 +82,18 @@ def test_the_dearest_machines_that_live_at_once_are_counted(tmp_path: Path) -> N
     one = estimate_of(tmp_path, "*_aws", jobs=1)
     assert one.machines == 1
     assert one.hourly_usd == pytest.approx(0.2)
+
+
+def test_windows_costs_more_for_each_processor(tmp_path: Path) -> None:
+    """By the size of the type; a price of the project's own holds whatever runs there."""
+    plan = plan_of(tmp_path, "debian_bookworm_aws")
+    (build,) = plan.builds
+    distro = dataclasses.replace(build.target.distro, windows=True)
+    kinds = {**build.target.options, "instance_types": "t3.medium t3.large x9.large"}
+    target = dataclasses.replace(build.target, distro=distro, options=kinds)
+    windows = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
+    found = priced(windows, Budget(hourly_usd={"t3.large": 0.01}), PRICES).builds[0].hourly_usd
+    assert found == {"t3.medium": pytest.approx((0.05 + 2 * 0.03) * 2), "t3.large": 0.01}
 
 
 def test_the_most_is_all_limits_and_all_attempts(tmp_path: Path) -> None:

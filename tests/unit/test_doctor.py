@@ -132,12 +132,20 @@ def test_there_is_always_room_for_one_machine(monkeypatch: pytest.MonkeyPatch) -
     assert default_jobs([]) == min(cores, 6)
 
 
-def test_windows_on_aws_is_refused_before_anything_is_paid_for(host: Path) -> None:
-    """Nothing of ours talks to it there yet."""
+@pytest.mark.parametrize(
+    ("provider", "legacy", "words"),
+    [("virtualbox", False, "Vagrant has no WinRM"), ("aws", True, "too old")],
+)
+def test_windows_that_nobody_could_talk_to_is_refused_before_anything_starts(
+    provider: str, legacy: bool, words: str, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("build_orchestrator.machine.vagrant.ready.WINRM", ())
     plan = plan_of(host, "debian_bookworm_fake")
     (build,) = plan.builds
-    distro = dataclasses.replace(build.target.distro, windows=True)
-    target = dataclasses.replace(build.target, provider="aws", distro=distro)
+    distro = dataclasses.replace(build.target.distro, windows=True, legacy=legacy)
+    target = dataclasses.replace(
+        build.target, provider=provider, distro=distro, communicator="winrm"
+    )
     windows = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
-    with pytest.raises(HostNotReady, match="this is Windows"):
+    with pytest.raises(HostNotReady, match=words):
         require(windows)

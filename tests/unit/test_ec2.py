@@ -30,7 +30,7 @@ from build_orchestrator.transport.ssh import Ssh
 
 RUN = "0123456789abcdef" * 2
 NOW = 1_800_000_000.0
-SHARED = launch.Shared(key_name=f"bo-{RUN}", group_id="sg-1")
+SHARED = launch.Shared(key_name=f"bo-{RUN}", group_id="sg-1", public_key="ssh-ed25519 AAAA")
 ROOT = launch.Root(device="/dev/xvda", size_gib=10)
 
 

@@ -57,10 +57,13 @@ def test_the_originals_keep_their_names() -> None:
 
 
 def test_artifacts_of_another_processor_say_so() -> None:
-    """With the architecture in the release, so that all targets of a distro can be published."""
+    """With the architecture in the release, so that all targets of a distro can be published. Only
+    agents for Windows are called alike, as file servers want them."""
+    targets = (each for each in MATRIX.targets.values() if each.provider == "aws")
+    several = {f"windows_{year}_aws" for year in (2012, 2019, 2025)}
     plan = make_plan(
         MATRIX,
-        ["*_aws"],
+        [each.name for each in targets if each.name not in several],
         run_id="",
         run_uuid="",
         created_at="",

@@ -483,6 +483,6 @@ def test_the_environment_file_has_what_was_set_and_only_names_of_secrets() -> No
         host_trust={"PIP_INDEX_URL": "***"},
         settings={"PIP_INDEX_URL": "mine"},
     ).builds
-    lines = environment_file(build).splitlines()
+    lines = environment_file(build)["environment.sh"].splitlines()
     assert "export PIP_INDEX_URL=mine" in lines
     assert "# TOKEN: a secret, sent over standard input" in lines

@@ -129,9 +129,11 @@ def test_two_builds_are_never_given_one_port(
 
 def test_a_look_inside_is_as_root() -> None:
     """Whoever logs in: a shell, or a command of several words."""
-    assert _as_root(("id", "-u"), "root") == ["machine", "id", "-u"]
-    assert _as_root((), "vagrant")[-3:] == ["sudo", "-n", "-i"]
-    line = " ".join(_as_root(("id -un;", "id -g"), "vagrant")[1:])
+    vagrant = {"user": "vagrant"}
+    assert _as_root(("ver",), {**vagrant, "windows": "true"}) == ["machine", "ver"]
+    assert _as_root(("id", "-u"), {"user": "root"}) == ["machine", "id", "-u"]
+    assert _as_root((), vagrant)[-3:] == ["sudo", "-n", "-i"]
+    line = " ".join(_as_root(("id -un;", "id -g"), vagrant)[1:])
     assert line == "sudo -n -H sh -c 'id -un; id -g'"
 
 

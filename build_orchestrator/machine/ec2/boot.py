@@ -38,6 +38,7 @@ from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.knock import knock
 from build_orchestrator.transport.ssh import Ssh
+from build_orchestrator.transport.windows import WindowsSsh
 
 DESTROY_S = 60.0
 KNOCK_S = 3.0
@@ -252,7 +253,7 @@ class Boot:
                 raise DeadlineExceeded(
                     self.deadline.stage,
                     self.deadline.limit_s,
-                    "its console to show the host keys that cloud-init prints; "
+                    "its console to show the host keys that its first start prints; "
                     "`launch.host_key: first-use` does without",
                 )
             self.cancel.sleep(pause_s)
@@ -276,18 +277,20 @@ def known_place(request: MachineRequest) -> dict[str, str]:
         "endpoint": options.get("endpoint", ""),
         "user": options.get("user") or request.distro.ssh_user,
         "port": options.get("port", str(SSH_PORT)),
+        **({"windows": "true"} if request.distro.windows else {}),
     }
 
 
 def ssh_of(identity: Identity, *, options: tuple[str, ...] = ()) -> Ssh:
     """The connection to a machine; its address becomes known later."""
     folder, user = Path(identity.folder), identity.details.get("user", "root")
-    return Ssh(
+    windows = "windows" in identity.details
+    return (WindowsSsh if windows else Ssh)(
         folder,
         host=identity.details.get("address", ""),
         port=int(identity.details.get("port", SSH_PORT)),
         user=user,
         identity_file=user_key(folder) if identity.folder else folder,
         options=options,
-        become_root=user != "root",
+        become_root=user != "root" and not windows,
     )

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from build_orchestrator.machine.contract import MachineRequest
+from build_orchestrator.machine.ec2 import windows
 from build_orchestrator.model import Identity
 
 PREFIX = "build-orchestrator:"
@@ -53,6 +54,7 @@ class Shared:
 
     key_name: str
     group_id: str
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +162,7 @@ def parameters(
         "InstanceType": place.instance_type,
         "MinCount": 1,
         "MaxCount": 1,
-        "KeyName": shared.key_name,
-        "UserData": user_data(request.limit_s),
+        **_access(request, shared),
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {
             "HttpEndpoint": "enabled",
@@ -195,6 +196,14 @@ def parameters(
             },
         }
     return launch
+
+
+def _access(request: MachineRequest, shared: Shared) -> dict[str, str]:
+    """How we shall log in, and what the machine runs at its first start."""
+    if request.distro.windows:
+        port = int(request.options.get("port", SSH_PORT))
+        return {"UserData": windows.user_data(request.limit_s, shared.public_key, port)}
+    return {"KeyName": shared.key_name, "UserData": user_data(request.limit_s)}
 
 
 def _network(options: Mapping[str, str], shared: Shared) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from build_orchestrator.machine.ec2.launch import kinds_of
 from build_orchestrator.model import Build, Plan, Target
 
 HOURS_OF_MONTH = 730
+CPUS = {"xlarge": 4, "2xlarge": 8, "4xlarge": 16}
+"""By the size of a type of machine; smaller ones have two, or one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class Prices:
     public_address_hour_usd: float
     hour_usd: Mapping[str, float]
     """Type of machine -> an hour of it with Linux."""
+    windows_cpu_hour_usd: float
+    """What Windows costs above that, for each processor."""
 
 
 def shipped() -> Prices:
@@ -74,9 +78,11 @@ def _hour(target: Target, kind: str, budget: Budget, prices: Prices) -> float | 
     factor = prices.regions.get(target.options["region"])
     own = budget.hourly_usd.get(kind)
     listed = prices.hour_usd.get(kind)
-    if own is None and (listed is None or factor is None or target.distro.windows):
+    if own is None and (listed is None or factor is None):
         return None
-    machine = own if own is not None else (listed or 0.0) * (factor or 1.0)
+    cpus = CPUS.get(kind.rpartition(".")[2], 2) if target.distro.windows else 0
+    with_system = (listed or 0.0) + cpus * prices.windows_cpu_hour_usd
+    machine = own if own is not None else with_system * (factor or 1.0)
     disk_gib = -(-target.size.disk_mib // 1024)
     disk = disk_gib * prices.disk_gib_month_usd * (factor or 1.0) / HOURS_OF_MONTH
     public = target.options.get("address", "public") == "public"

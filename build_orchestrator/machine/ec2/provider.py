@@ -29,6 +29,9 @@ from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_sh
 from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Identity
 
+PUBLIC_KEY = "ssh-ed25519 KEY-OF-THE-RUN"
+"""Stands for it in what people are shown before there is one."""
+
 
 @dataclass(kw_only=True)
 class _Ground:
@@ -49,7 +52,7 @@ class Ec2Provider:
     """Launches machines in AWS."""
 
     name = "aws"
-    abilities = Abilities()
+    abilities = Abilities(windows=True)
 
     def __init__(self, notify: Notify = silent, cloud: Cloud = Cloud()) -> None:  # noqa: B008
         """``notify`` hears what is not part of any one build."""
@@ -60,12 +63,14 @@ class Ec2Provider:
 
     def rendered(self, request: MachineRequest) -> Mapping[str, str]:
         name = shared_name(request.identity.run_uuid)
-        shared = Shared(key_name=name, group_id=request.options.get("security_group_id") or name)
+        group = request.options.get("security_group_id") or name
+        shared = Shared(key_name=name, group_id=group, public_key=PUBLIC_KEY)
         launch = parameters(
             request, place_of(request), shared, Root(device="ROOT", size_gib=1), now=0.0
         )
         user_data = launch.pop("UserData")
-        return {"launch.json": json.dumps(launch, indent=2) + "\n", "user-data.sh": user_data}
+        script = "user-data.bat" if request.distro.windows else "user-data.sh"
+        return {"launch.json": json.dumps(launch, indent=2) + "\n", script: user_data}
 
     def boot(
         self,

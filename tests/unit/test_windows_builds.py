@@ -1,0 +1,238 @@
+"""What a build of a Windows target is made of: its script and outputs, what cmd is given, how its
+machine is launched. What cmd makes of it is in tests/real."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from build_orchestrator.configuration import recipe_on
+from build_orchestrator.configuration.files import text_of
+from build_orchestrator.deadline import NEVER, Deadline
+from build_orchestrator.errors import UsageError
+from build_orchestrator.machine.contract import MachineRequest
+from build_orchestrator.machine.ec2 import launch
+from build_orchestrator.machine.ec2.boot import known_place, ssh_of
+from build_orchestrator.machine.vagrant.windows import prepare
+from build_orchestrator.machine.windows import BEGIN, END
+from build_orchestrator.model import (
+    Build,
+    Deadlines,
+    Distro,
+    Identity,
+    Image,
+    ImageSource,
+    Naming,
+    Output,
+    Recipe,
+    Size,
+    Target,
+)
+from build_orchestrator.provision import gather_inputs, windows_script
+from build_orchestrator.render import environment_file
+from build_orchestrator.render.vagrantfile import SETUP, TEMPLATE, Described, single
+from build_orchestrator.transport.ssh import Ssh
+from build_orchestrator.transport.windows import WindowsSsh, batch, in_windows
+
+LINUX = Distro(name="debian_trixie", distribution="Debian", release="trixie")
+WINDOWS = Distro(
+    name="windows_2022",
+    distribution="windows",
+    release="2022",
+    windows=True,
+    ssh_user="Administrator",
+)
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKeyOfTheRunOfOneTest"
+SHARED = launch.Shared(key_name="bo-1", group_id="sg-1", public_key=KEY)
+RECIPE = Recipe(
+    name="agent",
+    script="make.sh",
+    windows_script="a folder/make it.bat",
+    inputs=("data",),
+    outputs=(Output(name="made.tar.gz", members="cloudify/env/"),),
+    windows_outputs=(Output(name="made.zip"),),
+    destinations=("dist/",),
+    secrets=("TOKEN",),
+)
+
+
+def build_of(**fields: Any) -> Build:
+    target = Target(
+        name="windows_2022_aws",
+        distro=WINDOWS,
+        provider="aws",
+        image=ImageSource(),
+        size=Size(),
+        deadlines=Deadlines(),
+    )
+    known: dict[str, Any] = {
+        "target": target,
+        "recipe": recipe_on(RECIPE, WINDOWS),
+        "naming": Naming(),
+        "outputs": (),
+        "environment": {"BUILD_TARGET": target.name, "MESSAGE": "50% & more"},
+    }
+    return Build(**(known | fields))
+
+
+def request(distro: Distro, **options: str) -> MachineRequest:
+    return MachineRequest(
+        identity=Identity(
+            provider="aws", name="bo-1-w-1", run_uuid="1", target="w", attempt=1, folder="/x/y/z"
+        ),
+        distro=distro,
+        image=Image(source="ami-1", sha256="", disk="ami-1"),
+        size=Size(),
+        limit_s=100,
+        console=Path("console.txt"),
+        options={"region": "eu-west-1", **options},
+    )
+
+
+def launched(distro: Distro, **options: str) -> dict[str, Any]:
+    asked = request(distro, **options)
+    root = launch.Root(device="/dev/sda1", size_gib=30)
+    return launch.parameters(asked, launch.place_of(asked), SHARED, root, now=0.0)
+
+
+def test_a_recipe_has_the_script_and_the_outputs_of_its_system() -> None:
+    """Where it names no outputs of its own for Windows, they are the same as elsewhere."""
+    assert recipe_on(RECIPE, LINUX) is RECIPE
+    found = recipe_on(RECIPE, WINDOWS)
+    assert (found.script, found.outputs) == (RECIPE.windows_script, RECIPE.windows_outputs)
+    same = recipe_on(dataclasses.replace(RECIPE, windows_outputs=()), WINDOWS)
+    assert same.outputs == RECIPE.outputs
+    with pytest.raises(UsageError, match="recipe agent has no windows_script"):
+        recipe_on(dataclasses.replace(RECIPE, windows_script=""), WINDOWS)
+
+
+def test_values_travel_apart_from_the_batch_file() -> None:
+    """What is written to the machine's disk names no value at all."""
+    head, _, text = windows_script(build_of(), {"TOKEN": "secret"}).partition(b"\n\n")
+    assert head.decode().splitlines() == [
+        "BUILD_TARGET=windows_2022_aws",
+        "MESSAGE=50% & more",
+        "TOKEN=secret",
+        "BUILD_INPUTS=C:\\build\\inputs",
+        "BUILD_OUTPUT=C:\\build\\output",
+    ]
+    assert text.decode().splitlines() == [
+        'md "C:\\build\\output"',
+        'cd /d "C:\\build\\inputs"',
+        'cmd /d /q /c "".\\a folder\\make it.bat""',
+    ]
+    assert batch({}, "echo").startswith(b"\necho")
+
+
+def test_a_value_that_cmd_cannot_hold_is_named_and_not_told() -> None:
+    with pytest.raises(UsageError) as refused:
+        windows_script(build_of(), {"TOKEN": "a secret\nof two lines"})
+    assert refused.value.brief == "TOKEN cannot be given to a script on Windows"
+    assert "a secret" not in str(refused.value)
+
+
+def test_people_see_the_environment_in_the_words_of_cmd() -> None:
+    """Windows' own variables stay, so none of Linux is set."""
+    (name, text), *others = environment_file(build_of()).items()
+    assert (name, others) == ("environment.bat", [])
+    assert text.splitlines() == [
+        "rem The environment of a folder/make it.bat in windows_2022_aws.",
+        'set "BUILD_TARGET=windows_2022_aws"',
+        'set "MESSAGE=50% & more"',
+        "rem TOKEN: a secret, sent over standard input",
+    ]
+
+
+def test_what_the_host_trusts_comes_with_the_inputs(tmp_path: Path) -> None:
+    """A bundle of certificates is no value that cmd could hold."""
+    project, bundle = tmp_path / "project", tmp_path / "ca.pem"
+    bundle.write_text("certificates")
+    (project / "data").mkdir(parents=True)
+    (project / "a folder").mkdir()
+    (project / RECIPE.windows_script).write_text("rem")
+    build = build_of(host_trust={"CA_BUNDLE": str(bundle), "http_proxy": "http://proxy:1"})
+    into = tmp_path / "inputs"
+    into.mkdir()
+    gather_inputs(build, project, into)
+    assert (into / "host-trust/ca.pem").read_text() == "certificates"
+    assert (into / RECIPE.windows_script).read_text() == "rem"
+    head = windows_script(build, {}).partition(b"\n\n")[0].decode().splitlines()
+    assert "PIP_CERT=C:\\build\\inputs\\host-trust\\ca.pem" in head
+    assert "http_proxy=http://proxy:1" in head
+
+
+def test_a_path_counts_from_the_system_drive() -> None:
+    assert in_windows(PurePosixPath("/build/a b")) == "C:\\build\\a b"
+
+
+# --- on aws -------------------------------------------------------------------------------------
+
+
+def test_windows_is_launched_without_a_key_pair() -> None:
+    """AWS would have an RSA key, and give a password to whoever holds it. Ours is in user data."""
+    linux, windows = launched(LINUX), launched(WINDOWS, port="2022")
+    assert linux["KeyName"] == "bo-1"
+    assert "KeyName" not in windows
+    same = ("MetadataOptions", "InstanceInitiatedShutdownBehavior", "TagSpecifications")
+    assert all(windows[name] == linux[name] for name in same)
+    script = windows["UserData"]
+    assert script.startswith("<script>\n")
+    assert script.endswith("</script>\n")
+    assert "shutdown /s /f /t 101\n" in script
+    assert f'echo {KEY}>"%PLACE%\\administrators_authorized_keys"\n' in script
+    assert "localport=2022 " in script
+    assert not launch.host_keys(script), "the words around the keys are no keys"
+    printed = f"RDP...\r\n{BEGIN}\r\n{KEY} comment\r\n{END}\r\nWindows is Ready to use\r\n"
+    assert launch.host_keys(printed) == KEY
+
+
+@pytest.mark.parametrize(("distro", "kind"), [(LINUX, Ssh), (WINDOWS, WindowsSsh)])
+def test_any_process_talks_to_a_machine_as_its_system_wants(
+    distro: Distro, kind: type[Ssh]
+) -> None:
+    """What is journalled says which system it is. Nobody becomes root on Windows."""
+    asked = request(distro, user="somebody")
+    found = ssh_of(dataclasses.replace(asked.identity, details=known_place(asked)))
+    assert type(found) is kind
+    assert found.become_root is (kind is Ssh)
+
+
+# --- through Vagrant ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("communicator", "called"), [("winrm", "'winrm'"), ("ssh", '"winssh"')])
+def test_vagrant_carries_one_batch_file_in(communicator: str, called: str) -> None:
+    """By its own connection; it leaves no key of its own in a machine that gets ours."""
+    described = Described(
+        name="a-1",
+        target="a",
+        provider="virtualbox",
+        box="b",
+        size=Size(),
+        boot_s=9,
+        windows=True,
+        communicator=communicator,
+    )
+    text = single(text_of(None, TEMPLATE), described)
+    assert f"m.vm.communicator = {called}\n" in text
+    assert "m.ssh.insert_key = m.winssh.insert_key = false\n" in text
+    assert f"upload(File.join(__dir__, '{SETUP}'), \"C:/build-orchestrator.bat\")" in text
+    assert "show = 'cmd /d /q /c C:\\build-orchestrator.bat'\n" in text
+
+
+def test_the_batch_file_ends_what_everybody_knows(tmp_path: Path) -> None:
+    """One key for ssh, wherever sshd looks for keys."""
+    prepare(tmp_path, 50, Deadline("boot", 20), NEVER)
+    lines = (tmp_path / SETUP).read_bytes().decode().split("\r\n")
+    public = (tmp_path / "id_ed25519.pub").read_text().strip()
+    for place in (
+        "%PLACE%\\administrators_authorized_keys",
+        "%USERPROFILE%\\.ssh\\authorized_keys",
+    ):
+        assert f'echo {public}>"{place}"' in lines
+    assert "shutdown /s /f /t 51" in lines
+    end = lines.index("call :keys")
+    assert lines[end : end + 3] == ["call :keys", 'del "%~f0" & exit /b 0', ":keys"]
