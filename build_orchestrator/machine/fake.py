@@ -88,9 +88,10 @@ class FakeMachine:
         if self._options.get("refuse_to_die") == "true":
             raise MachineLeaked(f"{self.identity.name} refuses to die, as it was told to")
         self._misbehave("destroy", deadline, NEVER)
-        processes.kill(_carries(self.identity.name), deadline=deadline)
         if self._child is not None:
-            self._child.wait()
+            # By its group: a process that is only just being started carries no name yet.
+            command.kill_group(self._child)
+        processes.kill(_carries(self.identity.name), deadline=deadline)
         processes.remove_folder(Path(self.identity.folder), self.identity.name)
 
     def release(self) -> None:
