@@ -28,6 +28,8 @@ from build_orchestrator.errors import (
 CHUNK = 1 << 16
 TAIL_BYTES = 8192
 GRACE_S = 2.0
+LOOK_S = 0.5
+"""How often to look whether a child has ended whose outputs are still open."""
 PIPE = subprocess.PIPE
 Child = subprocess.Popen[bytes]
 """What ``spawn`` hands out."""
@@ -71,6 +73,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     grace_s: float = 0.0,
+    until_exit: bool = False,
 ) -> Finished:
     """Run a child to its end.
 
@@ -79,6 +82,7 @@ def run(
         stdout, stderr: called with each chunk as it arrives; without a consumer stdout is
             collected, and of stderr the end is.
         grace_s: how long a child that is not wanted any more may tidy up: it gets SIGINT first.
+        until_exit: whoever outlives the child is not waited for, though it has its outputs, too.
 
     Raises:
         DeadlineExceeded, Interrupted: the child's whole group was killed first.
@@ -96,7 +100,7 @@ def run(
             stderr(chunk)
 
     try:
-        _pump(child, stdin, stdout or collected.extend, keep_tail, deadline, cancel)
+        _pump(child, stdin, stdout or collected.extend, keep_tail, deadline, cancel, until_exit)
         _wait(child, deadline, cancel)
     except (DeadlineExceeded, Interrupted):
         _interrupt(child, stdout or collected.extend, keep_tail, grace_s)
@@ -179,8 +183,10 @@ def _pump(
     stderr: Consumer,
     deadline: Deadline,
     cancel: Cancel,
+    until_exit: bool = False,
 ) -> None:
-    """Move bytes between us and the child until both of its outputs are closed."""
+    """Move bytes between us and the child until both of its outputs are closed, or until it has
+    ended and nothing more comes."""
     assert child.stdin is not None and child.stdout is not None and child.stderr is not None
     chunks = iter((stdin,)) if isinstance(stdin, bytes) else iter(stdin)
     pending = memoryview(b"")
@@ -194,9 +200,12 @@ def _pump(
             selector.register(child.stdin, selectors.EVENT_WRITE)
         outputs = 2
         while outputs:
-            ready = selector.select(deadline.remaining_s)
+            wait_s = min(deadline.remaining_s, LOOK_S) if until_exit else deadline.remaining_s
+            ready = selector.select(wait_s)
             cancel.check()
             deadline.check()
+            if until_exit and not ready and _has_ended(child):
+                return
             for key, _ in ready:
                 if key.fileobj is child.stdin:
                     pending = _feed(child, selector, pending, chunks)
@@ -241,11 +250,15 @@ def _wait(child: subprocess.Popen[bytes], deadline: Deadline, cancel: Cancel) ->
     The child is not reaped here: while its process id is taken, ``killpg`` cannot hit a stranger.
     """
     pause_s = 0.001
-    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while not _has_ended(child):
         cancel.check()
         deadline.check()
         time.sleep(pause_s)
         pause_s = min(0.1, pause_s * 2)
+
+
+def _has_ended(child: Child) -> bool:
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class Lines:

@@ -222,6 +222,7 @@ def build(
         env=environment(env),
         cwd=cwd,
         grace_s=grace_s,
+        until_exit=True,  # QEMU has Packer's outputs, and outlives a Packer that is killed.
     )
     out.close()
     err.close()

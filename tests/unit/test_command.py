@@ -127,6 +127,12 @@ def test_a_child_that_closed_its_outputs_has_a_deadline_too() -> None:
         sh("exec >&- 2>&-; sleep 60", deadline=soon(0.1))
 
 
+def test_who_outlives_the_child_is_not_waited_for_where_nobody_wants_it() -> None:
+    finished = sh("setsid sleep 8 & echo said; exit 3", until_exit=True)
+    assert (finished.status, finished.stdout) == (3, b"said\n")
+    assert finished.seconds < 4
+
+
 def test_the_error_names_stage_limit_and_what_was_waited_for() -> None:
     """Whoever reads the error knows which limit passed."""
     with pytest.raises(DeadlineExceeded) as caught:
