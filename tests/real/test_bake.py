@@ -39,11 +39,23 @@ SMALL = """\
 install_prerequisites() {
     command -v bc >/dev/null && return
     echo installing bc
-    apt-get -qq -o "Acquire::https::CAInfo=$SSL_CERT_FILE" update
-    apt-get -qq -o "Acquire::https::CAInfo=$SSL_CERT_FILE" install bc
+    for verb in update "install bc"; do
+        apt-get -qq ${SSL_CERT_FILE:+-o "Acquire::https::CAInfo=$SSL_CERT_FILE"} $verb
+    done
 }
 [ -n "${PREREQUISITES_DEFINE_ONLY:-}" ] || install_prerequisites
 """
+
+# With everything it takes minutes more, for the same code of ours.
+FLAVOURS = pytest.mark.parametrize(
+    ("install", "has"),
+    [
+        pytest.param(SMALL, "bc", id="small"),
+        pytest.param(
+            (PROVISION / "prerequisites.sh").read_text(), "gcc", id="full", marks=pytest.mark.soak
+        ),
+    ],
+)
 
 
 @pytest.fixture
@@ -77,16 +89,15 @@ def test_packer_accepts_every_committed_file(file: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_build_bakes_first_and_installs_nothing_itself(project: BakeProject) -> None:
-    project.declare(
-        USES_PREREQUISITES,
-        install=(PROVISION / "prerequisites.sh").read_text(),
-        inputs="[install.sh]",
-    )
+@FLAVOURS
+def test_a_build_bakes_first_and_installs_nothing_itself(
+    project: BakeProject, install: str, has: str
+) -> None:
+    project.declare(USES_PREREQUISITES.replace("gcc", has), install=install, inputs="[install.sh]")
     built = project.build("up", TARGET, "--bake", "--cold")
     assert built.status == 0, built.stdout + built.stderr
     (image,) = project.baked()
-    assert {"gcc", "python3-venv", "libc6-dev"} <= image["packages"].keys()
+    assert has in image["packages"]
     baking, _, building = project.log().partition("= provision started")
     assert "installing" in baking
     assert "installing" not in building
@@ -127,15 +138,7 @@ def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: Bake
 
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("vagrant_host")
-@pytest.mark.parametrize(
-    ("install", "has"),
-    [
-        (SMALL, "bc"),
-        # Minutes more, for the same code of ours.
-        pytest.param((PROVISION / "prerequisites.sh").read_text(), "gcc", marks=pytest.mark.soak),
-    ],
-    ids=["small", "full"],
-)
+@FLAVOURS
 def test_vagrant_starts_from_what_packer_baked(
     project: BakeProject, install: str, has: str
 ) -> None:
