@@ -1,12 +1,11 @@
 """What the instances of the EC2 stand-in are: a process each, with a disk or without.
 
-``SshdMachine`` is a real sshd in namespaces of its own: its folders below /var/lib are nobody
+One without a disk is a real sshd in namespaces of its own: its folders below /var/lib are nobody
 else's, and nothing of it outlives it. It starts in a tenth of a second, so faults and numbers are
-tried on it. ``QemuMachine`` is a real machine. From an image of ``ami.cloud_image`` it starts as in
+tried on it. One with a disk is a QEMU machine. From an image of ``ami.cloud_image`` it starts as in
 AWS: its firmware says where it is, and cloud-init asks the metadata service for all else. From our
 own bookworm image, whose start is quicker, its first start plays cloud-init: it makes host keys and
-prints them, takes the key pair, and runs the user data.
-``windows.py`` beside this says what a machine that looks like Windows is.
+prints them, takes the key pair, and runs the user data. One of Windows is what ``windows.py`` says.
 """
 
 from __future__ import annotations
