@@ -46,14 +46,14 @@ def test_a_real_machine_builds_and_nothing_remains(server: Ec2, tmp_path: Path) 
     ).client("s3", region_name="us-east-1", endpoint_url=server.endpoint)
     s3.create_bucket(Bucket="releases")
     project = AwsProject(tmp_path / "home", server)
-    project.limit_s = 600
+    project.limit_s = 800
     project.write(
         script=SCRIPT,
         ami=server.machine_ami,
         destinations=("s3://releases/agents",),
         secrets=("TOKEN",),
         launch={"user": "admin"},
-        boot_s=400,
+        boot_s=600,
     )
     done = project.up(TOKEN=PLANTED)
     assert done.status == 0, done.words
