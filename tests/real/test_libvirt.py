@@ -232,7 +232,7 @@ def test_a_kill_and_an_interrupt_while_scripts_run(project: LibvirtProject) -> N
     assert project.leftovers() == []
 
 
-@pytest.mark.soak  # ten minutes
+@pytest.mark.soak  # twenty minutes on a busy host
 @pytest.mark.timeout(3600)
 def test_plain_vagrant_builds_the_agent(project: LibvirtProject, tmp_path: Path) -> None:
     """In a copy of this repository, as people get it: what `build up` builds, to the byte."""
