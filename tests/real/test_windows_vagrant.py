@@ -40,6 +40,8 @@ type data\\input.txt >"%BUILD_OUTPUT%\\made.txt"
 class WindowsProject(Project):
     """A checkout whose one target is Windows, and VirtualBox's own home beside it."""
 
+    limit_s = 300
+
     def __init__(self, home: Path, prefix: Path) -> None:
         super().__init__(home)
         for name in ("vagrant", "vbox"):
@@ -129,6 +131,7 @@ def project(windows_prefix: Path) -> Iterator[WindowsProject]:
         yield WindowsProject(Path(home), windows_prefix)
 
 
+@pytest.mark.soak
 def test_a_batch_file_builds_and_nothing_remains(project: WindowsProject) -> None:
     """The key of the box and its password are of no use any more once a script runs."""
     done = project.prepare(MAKE).build("up", TARGET, TOKEN="planted-secret-of-a-recipe")
