@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -121,11 +122,11 @@ def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: Bake
         assert time.monotonic() < until
         time.sleep(0.1)
     for pid in project.bakers():
-        words = processes.environment(pid)
-        if Path(processes.arguments(pid)[0]).name == "packer" and any(
-            TWO in each for each in words
-        ):
-            os.kill(pid, signal.SIGKILL)
+        program, *_ = processes.arguments(pid) or ("",)  # It may have ended meanwhile.
+        is_of_two = any(TWO in each for each in processes.environment(pid))
+        if Path(program).name == "packer" and is_of_two:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     assert child.wait(timeout=400) == 1
     rows = {each["target"]: each for each in project.rows()}
     assert (rows[TARGET]["outcome"], rows[TWO]["outcome"]) == ("failed", "environment")

@@ -63,11 +63,8 @@ RECIPES = {
 }
 
 
-# They install a compiler, or buildah, first: minutes on an emulated machine.
-SLOW = [pytest.param(name, marks=pytest.mark.soak) for name in ("plugin_wagon", "docker_image")]
-
-
-@pytest.mark.parametrize("recipe", [*SLOW, "nodejs"])
+@pytest.mark.soak  # Each installs its tools first: minutes on an emulated machine.
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_recipe_is_built_when_it_is_asked_for(recipe: str, qemu_project: Project) -> None:
     """`build up debian_bookworm_qemu --recipe NAME`, as the docs have it."""
     for name in ("provision", "examples", "build_orchestrator/agent"):
