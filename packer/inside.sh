@@ -5,7 +5,8 @@
 #   inside.sh packages          lists the packages that are installed, a line each: NAME VERSION
 #   inside.sh seal              takes out what belongs to this one machine, and to who made it
 #
-# What the host needs to reach packages arrives as variables; those that are empty mean nothing.
+# What the host needs to reach packages arrives as variables; those that are empty mean nothing. They are
+# never arguments, which sudo writes down: an address may hold a password.
 set -eu
 
 HERE=/tmp/build-orchestrator
@@ -68,7 +69,7 @@ seal() {
         eval "value=\${$name:-}"
         case $name in no_proxy | NO_PROXY | PIP_TRUSTED_HOST) continue ;; esac
         [ -n "$value" ] || continue
-        if found=$(grep -rlsF -e "$value" /etc /root /home /opt/build-orchestrator /var/lib/cloud); then
+        if found=$(grep -rlsF -e "$value" /etc /root /home /opt/build-orchestrator /var/lib/cloud /var/log); then
             echo "error: $name of the host stands in the image: $found" >&2
             echo '::exit 1'
             exit 1

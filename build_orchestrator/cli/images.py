@@ -205,13 +205,14 @@ def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
     for image in sorted([*here, *locked], key=lambda each: each.made_at, reverse=True):
         if image.entry in fresh:
             state = "fresh"
+        elif image.project != project:  # Whatever it is there, it is not ours to judge.
+            state = "other"
         elif image.key in newer:
             state = "superseded"
-        elif image.project == project:
-            state = "stale"
         else:
-            state = "other"
-        newer.add(image.key)
+            state = "stale"
+        if image.project == project:
+            newer.add(image.key)
         yield image, state
 
 

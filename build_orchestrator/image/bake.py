@@ -215,7 +215,10 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
 def _size_in_aws(place: Place, facts: Mapping[str, str]) -> int:
     from build_orchestrator.machine.ec2 import images
 
-    gib = images.size_gib(**facts, deadline=place.deadline, cancel=place.cancel)
+    try:
+        gib = images.size_gib(**facts, deadline=place.deadline, cancel=place.cancel)
+    except EnvironmentFailure:
+        return 0  # It is there, and must be remembered, even if its size is not known.
     return gib << 30
 
 

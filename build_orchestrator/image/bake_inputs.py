@@ -47,6 +47,9 @@ def bake_inputs(build: Build, project: Path, base: Image | None) -> tuple[Input,
         (f"script {INSIDE}", _digest(text_of(project, INSIDE))),
         (f"template {TEMPLATE}", _digest(part)),
     ]
+    source = target.image
+    if kernel := " ".join(filter(None, (source.kernel_sha256, source.initrd_sha256))):
+        pairs.append(("kernel", kernel))  # It is no part of the disk, and comes with the image.
     return tuple(Input(name=name, value=value) for name, value in pairs)
 
 

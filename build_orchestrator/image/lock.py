@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -214,7 +215,8 @@ def _change(project: Path, change: Callable[[LockFile], LockFile]) -> None:
     """Read, change and write the file; who does so at the same time comes after."""
     import yaml
 
-    path, aside = project / FILE, project / f".{FILE}"
+    # Another user's orchestrator has another state folder, and so another lock.
+    path, aside = project / FILE, project / f".{FILE}.{os.getpid()}"
     name = hashlib.sha256(str(project.resolve()).encode()).hexdigest()[:32]
     with holding(
         state_home() / "locks" / f"images-{name}", deadline=Deadline("image", WRITE_S, FILE)
@@ -230,6 +232,8 @@ def _change(project: Path, change: Callable[[LockFile], LockFile]) -> None:
             aside.replace(path)
         except OSError as error:
             raise HostNotReady(f"{path} cannot be written: {error.strerror}") from error
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def with_lock(target: Target, locked: Mapping[Key, Locked]) -> Target:

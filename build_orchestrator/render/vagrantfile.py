@@ -142,9 +142,13 @@ def _launch(target: Target) -> dict[str, str]:
 def _rendered(template: str, machines: tuple[Described, ...], recipe: Recipe | None) -> str:
     from jinja2 import Environment, StrictUndefined, TemplateError
 
+    def finalize(value: Any) -> str:
+        # What is undefined says so, with its name, when it becomes text.
+        return ruby(str(value) if isinstance(value, StrictUndefined) else value)
+
     environment = Environment(
         undefined=StrictUndefined,
-        finalize=ruby,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

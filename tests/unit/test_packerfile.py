@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,49 @@ def test_what_may_hold_credentials_comes_from_the_environment_alone(project: Pro
     assert content["sensitive-variables"] == list(TRUST)
     for name in TRUST:
         assert content["variables"][name] == f"{{{{env `{name}`}}}}"
+
+
+ADDRESS = "https://me:secret@index.example/simple"
+
+
+def test_who_is_not_root_gives_no_value_to_sudo_as_an_argument(
+    project: Project, tmp_path: Path
+) -> None:
+    """sudo writes its arguments into a log, which would become a part of the image."""
+    told, place = tmp_path / "told", tmp_path / "bin"
+    place.mkdir()
+    programs = {"id": "echo 1000", "sudo": f'printf "%s\\n" "$@" >>{told}; shift; exec "$@"'}
+    programs["sh"] = f'printf "%s\\n" "$PIP_INDEX_URL" "$@" >>{told}.sh'
+    for name, text in programs.items():
+        (place / name).write_text(f"#!/bin/bash\n{text}\n")
+        (place / name).chmod(0o755)
+    lines = [
+        each["execute_command"] for each in _provisioners(project) if "execute_command" in each
+    ]
+    assert len(lines) > 1
+    for line in lines:
+        text = line.replace("{{ .Vars }}", f"PIP_INDEX_URL='{ADDRESS}'")
+        env = {"PATH": f"{place}:{os.environ['PATH']}"}
+        subprocess.run(
+            ["/bin/bash", "-c", text.replace("{{ .Path }}", "/tmp/x.sh")], env=env, check=True
+        )
+    assert "secret" not in told.read_text()
+    heard = Path(f"{told}.sh").read_text().split()
+    assert heard.count(ADDRESS) == len(lines)
+
+
+def _provisioners(project: Project) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = content_of(project)["provisioners"]
+    return found
+
+
+def test_a_kernel_of_its_own_is_a_part_of_the_image(project: Project) -> None:
+    """It lies beside the disk, and comes with it; images without one keep their keys."""
+    build = next(iter(project.builds().values()))
+    source = dataclasses.replace(build.target.image, kernel_sha256="a" * 64)
+    target = dataclasses.replace(build.target, image=source)
+    before, after = project.inputs(build), project.inputs(dataclasses.replace(build, target=target))
+    assert {each.name for each in after} - {each.name for each in before} == {"kernel"}
 
 
 def test_a_flavours_packages_reach_its_script_alone(project: Project) -> None:

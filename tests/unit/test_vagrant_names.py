@@ -174,6 +174,8 @@ def test_a_libvirt_that_does_not_answer_stops_nobody(
 class LateTools:
     """A provider that shows a machine for as many looks as it is told."""
 
+    names_late = False
+
     def __init__(self, looks: int) -> None:
         self.looks = looks
         self.removed = 0

@@ -152,8 +152,12 @@ def test_ruby_reads_it(project: Path, kind: str) -> None:
 def test_a_template_that_names_nothing_is_told_with_its_line(project: Path) -> None:
     """The project's own template wins, with its mistakes."""
     (project / "vagrant").mkdir()
-    (project / "vagrant" / "Vagrantfile.j2").write_text("\n{{ machine.colour }}\n")
+    place = project / "vagrant" / "Vagrantfile.j2"
+    place.write_text("\n{{ machine.colour }}\n")
     with pytest.raises(UsageError, match=r"vagrant/Vagrantfile\.j2"):
+        rendered(project)
+    place.write_text("{% for machine in machines %}\n{{ machine.colour }}\n{% endfor %}\n")
+    with pytest.raises(UsageError, match="colour"):
         rendered(project)
 
 

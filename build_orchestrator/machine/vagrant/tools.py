@@ -16,6 +16,9 @@ from build_orchestrator.deadline import Cancel, Deadline
 class Tools(Protocol):
     """One provider's own tools. Each raises OrchestratorError where they do not answer."""
 
+    names_late: bool
+    """Whether a machine exists, and Vagrant has its id, for a while before it has our name."""
+
     def prepare(
         self, box: Path, name: str, version: str, *, deadline: Deadline, cancel: Cancel
     ) -> None:

@@ -21,6 +21,8 @@ class VirtualBox:
     name of VirtualBox's own until somebody looks at it in VirtualBox.
     """
 
+    names_late = True
+
     def prepare(
         self, box: Path, name: str, version: str, *, deadline: Deadline, cancel: Cancel
     ) -> None:
