@@ -37,8 +37,6 @@ def environment(folder: Path, name: str) -> dict[str, str]:
         "VAGRANT_DOTFILE_PATH": str(folder / ".vagrant"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
         "VAGRANT_NO_COLOR": "1",
-        # Before Vagrant 2.4 a disk of another size is ignored on VirtualBox without this.
-        "VAGRANT_EXPERIMENTAL": ",".join(filter(None, (own.get("VAGRANT_EXPERIMENTAL"), "disks"))),
         MARK: name,
     }
 
