@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import selectors
@@ -22,7 +23,7 @@ from build_orchestrator.publish.contract import Destination, Item, Stored
 from build_orchestrator.publish.layout import alias_of, items_of, record_of
 
 
-class Worker:
+class Worker(abc.ABC):
     """Serves one destination in a thread of its own, from ``start`` to the end of ``wait``."""
 
     bug: BaseException | None = None
@@ -43,8 +44,9 @@ class Worker:
         finally:
             os.close(write)
 
+    @abc.abstractmethod
     def _serve(self) -> None:
-        raise AssertionError("each kind of worker has its own")
+        """Do what there is to do at the destination."""
 
 
 class Look(Worker):
