@@ -55,7 +55,8 @@ def machine(windows_prefix: Path) -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         prefix = windows.copy_prefix(windows_prefix, folder / "wine")
-        with Sshd(folder / "sshd", windows.write_shell(prefix, folder / "shell")) as sshd:
+        shell = windows.write_shell(prefix, folder / "shell")
+        with windows.started(prefix), Sshd(folder / "sshd", shell) as sshd:
             (folder / "machine").mkdir()
             ssh = WindowsSsh(
                 folder / "machine",
@@ -69,7 +70,6 @@ def machine(windows_prefix: Path) -> Iterator[Machine]:
             ssh.wait(soon(), NEVER, lambda: True)
             yield Machine(ssh, prefix / "drive_c", sshd)
             ssh.close()
-        windows.end(prefix)
 
 
 @pytest.mark.parametrize(

