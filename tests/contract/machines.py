@@ -99,7 +99,7 @@ class Supply:
             ),
             distro=Distro(name="a_b", distribution="Debian", release=SUITE),
             image=self.image,
-            size=Size(),
+            size=Size(cpus=1),
             limit_s=limit_s,
             console=self.folder / f"console-{self.attempts}.txt",
             cold=self.cold,

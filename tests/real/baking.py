@@ -23,7 +23,7 @@ defaults:
   recipe: small
   attempts: 1
   destinations: [dist/]
-  size: {{cpus: 2, memory_mib: 1024}}
+  size: {{cpus: 1, memory_mib: 1024}}
   deadlines: {{image_s: {image_s}, boot_s: 300, provision_s: 600, collect_s: 60}}
 distros:
   debian_bookworm:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.real.baking import BakeProject
 from tests.real.running import Project
 from tests.standins import windows
 
@@ -20,6 +21,18 @@ def qemu_project(tmp_path: Path) -> Iterator[Project]:
     require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "mke2fs")
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
         project = Project(tmp_path / "project", Path(state))
+        try:
+            yield project
+        finally:
+            project.destroy_all()
+
+
+@pytest.fixture
+def bake_project(tmp_path: Path) -> Iterator[BakeProject]:
+    """The same, with what Packer needs and a cache of its own for what it bakes."""
+    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "packer")
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
+        project = BakeProject(tmp_path / "project", Path(state))
         try:
             yield project
         finally:

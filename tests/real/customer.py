@@ -22,7 +22,7 @@ VERSION = f"12.0.{int(time.time())}"
 TARGETS = """\
 schema: 1
 default_provider: qemu
-defaults: {recipe: small, attempts: 1}
+defaults: {recipe: small, attempts: 1, size: {cpus: 1}}
 distros:
   debian_bookworm:
     distribution: Debian

@@ -25,7 +25,7 @@ defaults:
   recipe: small
   attempts: {attempts}
   destinations: [dist/]
-  size: {{cpus: 2, memory_mib: 1024, disk_mib: 8192}}
+  size: {{cpus: 1, memory_mib: 1024, disk_mib: 8192}}
   deadlines: {{boot_s: 300, provision_s: {provision_s}, collect_s: 60}}
 distros:
   debian_bookworm:

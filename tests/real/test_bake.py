@@ -6,9 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,14 +58,8 @@ FLAVOURS = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[BakeProject]:
-    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "packer")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        made = BakeProject(tmp_path / "project", Path(state))
-        try:
-            yield made
-        finally:
-            made.destroy_all()
+def project(bake_project: BakeProject) -> BakeProject:
+    return bake_project
 
 
 LIBVIRT = "debian_bookworm_libvirt"
@@ -88,23 +80,6 @@ def test_packer_accepts_every_committed_file(file: Path, tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@FLAVOURS
-def test_a_build_bakes_first_and_installs_nothing_itself(
-    project: BakeProject, install: str, has: str
-) -> None:
-    project.declare(USES_PREREQUISITES.replace("gcc", has), install=install, inputs="[install.sh]")
-    built = project.build("up", TARGET, "--bake", "--cold")
-    assert built.status == 0, built.stdout + built.stderr
-    (image,) = project.baked()
-    assert has in image["packages"]
-    baking, _, building = project.log().partition("= provision started")
-    assert "installing" in baking
-    assert "installing" not in building
-    assert built.row["image"].startswith("baked prerequisites of ")
-    assert "prerequisites" in built.row["phases_s"]
-    assert project.leftovers() == []
 
 
 def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: BakeProject) -> None:

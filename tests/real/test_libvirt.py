@@ -30,7 +30,7 @@ defaults:
   recipe: small
   attempts: 1
   destinations: [dist/]
-  size: {{cpus: 2, memory_mib: 768}}
+  size: {{cpus: 1, memory_mib: 768}}
   deadlines: {{boot_s: {boot_s}, provision_s: 600, collect_s: 60}}
 distros:
   debian_one: &debian

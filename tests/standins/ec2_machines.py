@@ -178,7 +178,7 @@ def _qemu(order: Order) -> list[str]:
         *("qemu-system-x86_64", "-name", order.name, "-nodefaults", "-no-user-config"),
         *("-display", "none", "-machine", "q35", "-cpu", "max"),
         *("-accel", "kvm" if known_verdict() == "kvm" else "tcg,thread=multi,tb-size=256"),
-        *("-smp", "2", "-m", "1024", "-no-reboot"),
+        *("-smp", "1", "-m", "1024", "-no-reboot"),
         *("-serial", f"file:{order.folder / 'console'}"),
         *("-drive", f"file={OVERLAY},format=qcow2,if=none,id=disk,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk"),
