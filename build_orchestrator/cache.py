@@ -76,6 +76,16 @@ def drop(kind: str, key: str) -> None:
         lock.release()
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or absent, whenever somebody looks, and whoever else writes it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def disk_is_full(folder: Path) -> bool:
     """Whether the file system of a folder has no room left for anything sensible."""
     return shutil.disk_usage(folder).free < FULL_BYTES

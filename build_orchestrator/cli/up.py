@@ -331,7 +331,7 @@ class Invocation:
 
     def _write(self, report: Report, tail: Tail) -> None:
         """Write the report; what cannot be written is told, and does not hide how the run ended."""
-        from build_orchestrator.pipeline.run import write_whole
+        from build_orchestrator.cache import write_whole
         from build_orchestrator.report import encode, html, junit
 
         tails = {result.target: tail.lines(result.target) for result in report.results}

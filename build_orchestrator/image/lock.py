@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from build_orchestrator.cache import write_whole
 from build_orchestrator.configuration.findings import Findings
 from build_orchestrator.configuration.reading import read_as
 from build_orchestrator.configuration.shapes import entry
@@ -215,8 +215,9 @@ def _change(project: Path, change: Callable[[LockFile], LockFile]) -> None:
     """Read, change and write the file; who does so at the same time comes after."""
     import yaml
 
-    # Another user's orchestrator has another state folder, and so another lock.
-    path, aside = project / FILE, project / f".{FILE}.{os.getpid()}"
+    # Another user's orchestrator has another state folder, and so another lock: of two users who
+    # write at the same moment one wins, and the file is whole all the same.
+    path = project / FILE
     name = hashlib.sha256(str(project.resolve()).encode()).hexdigest()[:32]
     with holding(
         state_home() / "locks" / f"images-{name}", deadline=Deadline("image", WRITE_S, FILE)
@@ -228,12 +229,9 @@ def _change(project: Path, change: Callable[[LockFile], LockFile]) -> None:
             width=1000,
         )
         try:
-            aside.write_text(text)
-            aside.replace(path)
+            write_whole(path, text)
         except OSError as error:
             raise HostNotReady(f"{path} cannot be written: {error.strerror}") from error
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def with_lock(target: Target, locked: Mapping[Key, Locked]) -> Target:

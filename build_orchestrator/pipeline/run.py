@@ -73,16 +73,6 @@ class Run:
         return folder
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole or absent, whenever somebody looks."""
-    aside = path.with_name(f".{path.name}")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 @dataclass(slots=True, kw_only=True)
 class Record:
     """What becomes known of one build, over all its attempts."""

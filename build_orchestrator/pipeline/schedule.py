@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator import events
+from build_orchestrator.cache import write_whole
 from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import Interrupted, OrchestratorError
 from build_orchestrator.inputs import inputs_of
@@ -19,7 +20,7 @@ from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
 from build_orchestrator.pipeline.build import not_started
 from build_orchestrator.pipeline.images import base_images, resolve_images
-from build_orchestrator.pipeline.run import Run, write_whole
+from build_orchestrator.pipeline.run import Run
 from build_orchestrator.pipeline.unchanged import bring_up_to_date
 from build_orchestrator.plan import encode, freeze
 

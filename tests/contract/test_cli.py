@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.cache import write_whole
 from build_orchestrator.doctor import examine
-from build_orchestrator.pipeline.run import write_whole
 from tests.contract.projects import (
     CLI,
     OUTPUT,

@@ -164,3 +164,21 @@ def test_files_are_on_disk_before_the_name_is(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "rename", seen_rename)
     assert entry(lambda folder: (folder / "disk").touch()).is_dir()
     assert steps == ["sync", "sync", "rename"], "the file and its folder, then the name"
+
+
+def test_who_writes_the_same_file_meanwhile_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "file", Path.replace
+    code = "import sys, pathlib; from build_orchestrator import cache\n"
+    code += "cache.write_whole(pathlib.Path(sys.argv[1]), 'theirs')"
+
+    def late(aside: Path, target: Path) -> Path:
+        subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, check=True)
+        assert path.read_text() == "theirs"
+        return replace(aside, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    cache.write_whole(path, "ours")
+    assert path.read_text() == "ours"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
