@@ -12,23 +12,11 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.machine.contract import Machine
+from build_orchestrator.machine.shortage import QUESTIONS, WINDOWS_QUESTIONS, shortage
 from build_orchestrator.provision import TEMPORARY_FAILURE
 from build_orchestrator.transport.windows import batch
 
 ASK_S = 30.0
-FULL_KIB = 4096
-"""A file system with less than this left is full: nothing sensible fits any more."""
-
-QUESTIONS = b"""\
-df -kP "${MACHINE_ROOT:-/}" "${MACHINE_ROOT:-}/var/lib/build-orchestrator/output" /tmp 2>/dev/null |
-  awk 'NR > 1 { print "free_kib", $4, $6 }'
-df -iP "${MACHINE_ROOT:-/}" 2>/dev/null | awk 'NR > 1 && $2 > 0 { print "free_inodes", $4, $6 }'
-[ -n "${MACHINE_ROOT:-}" ] || awk '$1 == "oom_kill" { print "oom_kills", $2 }' /proc/vmstat
-"""
-
-WINDOWS_QUESTIONS = """\
-powershell -NoProfile -NonInteractive -Command "'free_kib {0} C:' -f [math]::Floor((Get-PSDrive C).Free / 1KB)"
-"""  # noqa: E501 (a line of cmd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +58,6 @@ def judge(
 
 
 def _read(answers: list[str]) -> Verdict:
-    for answer in answers:
-        kind, _, rest = answer.partition(" ")
-        count, _, place = rest.partition(" ")
-        if not count.isdigit():
-            continue
-        if kind == "free_kib" and int(count) < FULL_KIB:
-            return Verdict(True, "file-system-full", f"{place} in the machine is full")
-        if kind == "free_inodes" and int(count) == 0:
-            return Verdict(True, "file-system-full", f"{place} in the machine has no inodes left")
-        if kind == "oom_kills" and int(count) > 0:
-            return Verdict(True, "out-of-memory", "the machine's kernel killed for want of memory")
+    if lacking := shortage(answers):
+        return Verdict(True, lacking.rule, lacking.explanation)
     return Verdict(False, "script", "the machine is well, so the failure is the script's own")

@@ -1,7 +1,8 @@
 #!/bin/sh
 # What happens inside a machine while an image is made of it. Packer runs it there:
 #
-#   inside.sh install SCRIPT    runs SCRIPT as a build would, and says how it ended: "::exit STATUS"
+#   inside.sh install SCRIPT    runs SCRIPT as a build would, and says how it ended: "::exit STATUS",
+#                               and what it left of room and memory: "::left KIND COUNT PLACE"
 #   inside.sh packages          lists the packages that are installed, a line each: NAME VERSION
 #   inside.sh seal              takes out what belongs to this one machine, and to who made it
 #
@@ -25,8 +26,19 @@ install() { # SCRIPT
     export HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     status=0
     sh "$1" </dev/null || status=$?
+    left
     echo "::exit $status"
     exit "$status"
+}
+
+# What a build's machine is asked after a failure (machine/shortage.py). Nobody can ask one of Packer's, so
+# it is said at once, for whatever fails from here on.
+left() {
+    {
+        df -kP / /tmp | awk 'NR > 1 { print "free_kib", $4, $6 }'
+        df -iP / | awk 'NR > 1 && $2 > 0 { print "free_inodes", $4, $6 }'
+        awk '$1 == "oom_kill" { print "oom_kills", $2 }' /proc/vmstat
+    } 2>/dev/null | sed 's/^/::left /'
 }
 
 packages() {

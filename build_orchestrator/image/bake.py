@@ -19,6 +19,7 @@ from build_orchestrator.image.bake_base import Place, variables_of
 from build_orchestrator.image.bake_inputs import rendered
 from build_orchestrator.image.baked import Baked, packages_of
 from build_orchestrator.machine.baker import MARK, SCRATCH
+from build_orchestrator.machine.shortage import shortage
 from build_orchestrator.model import Flavour
 from build_orchestrator.render.packerfile import BOXED, INSIDE, TRUST, builder_name, path_of
 
@@ -31,6 +32,16 @@ TEMPORARY_FAILURE = 75
 
 SAID = re.compile(r"::exit (\d+)")
 """How inside.sh says how the script ended."""
+
+LEFT = re.compile(r"::left (.+)")
+"""How it says what the script has left of the machine's room and memory."""
+
+MORE = {
+    "file-system-full": "Raise size.disk_mib of the target in targets.yaml. On aws and virtualbox "
+    "the disk is as large as the base image's: start from one with more.",
+    "out-of-memory": "Raise size.memory_mib of the target in targets.yaml.",
+}
+"""What to do about a machine that has run out of something, by the rule that says so."""
 
 TIMED_OUT = 124
 """What timeout(1) ends with."""
@@ -124,7 +135,7 @@ def _empty(path: Path) -> Path:
 
 
 def failure(ended: packer.Ended, folder: Path) -> OrchestratorError:
-    """Why Packer made no image, by what can be measured: the disk, the script, a signal."""
+    """Why Packer made no image, by what can be measured: the disks, the script, a signal."""
     words = packer.errors(ended.rows) or ended.last_words
     if cache.disk_is_full(folder):
         return EnvironmentFailure(
@@ -132,10 +143,15 @@ def failure(ended: packer.Ended, folder: Path) -> OrchestratorError:
             details=words,
             resolution="Make room, for instance with `build images prune`, and try again.",
         )
-    said = [match for each in ended.rows for match in SAID.findall(each.text)]
+    said = _said(SAID, ended)
     status = int(said[-1]) if said else 0
     if status == TEMPORARY_FAILURE:
         return EnvironmentFailure("the script said that its environment failed (75)", details=words)
+    if lacking := shortage(_said(LEFT, ended)):
+        end = f", and the image's script ended with status {status}" if status else ""
+        return EnvironmentFailure(
+            f"{lacking.explanation}{end}", details=words, resolution=MORE[lacking.rule]
+        )
     if status:
         return ScriptFailed(
             f"the image's script ended with status {status}",
@@ -161,6 +177,10 @@ def failure(ended: packer.Ended, folder: Path) -> OrchestratorError:
     return EnvironmentFailure(
         f"Packer could not make the image (status {ended.status})", details=words
     )
+
+
+def _said(what: re.Pattern[str], ended: packer.Ended) -> list[str]:
+    return [match for each in ended.rows for match in what.findall(each.text)]
 
 
 def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, project: Path) -> Baked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from build_orchestrator.errors import EnvironmentFailure, ScriptFailed
 from build_orchestrator.image.bake import failure
 from build_orchestrator.image.packer import Ended, artifact_ids, environment, errors, row
+from build_orchestrator.machine.shortage import QUESTIONS
+from build_orchestrator.render.packerfile import INSIDE
+
+ROOT = Path(__file__).parents[2]
 
 SAID = [
     "1790000000,,ui,say,==> qemu-plain: Retrieving Disk",
@@ -21,6 +26,9 @@ SAID = [
     "1790000007,qemu-plain,artifact,0,end",
 ]
 ROWS = [row(line) for line in SAID]
+WELL = ["1,,ui,message,    x: ::left free_kib 4096 /", "1,,ui,message,    x: ::left oom_kills 0"]
+FULL = [*WELL, "1,,ui,message,    x: ::left free_kib 4095 /"]
+KILLED = [*WELL, "1,,ui,message,    x: ::left oom_kills 1"]
 
 
 def test_escapes_are_undone() -> None:
@@ -60,6 +68,12 @@ def test_what_packer_says_is_no_error_before_it_counts_as_one() -> None:
         (137, [], EnvironmentFailure, "killed by SIGKILL"),
         (124, [], EnvironmentFailure, "within its limit"),
         (1, ["1,x,error,no route"], EnvironmentFailure, "no route"),
+        (1, [*FULL, "1,,ui,message,    x: ::exit 3"], EnvironmentFailure, "/ in the machine is"),
+        (1, [*FULL, "1,,ui,message,    x: ::exit 3"], EnvironmentFailure, "size.disk_mib"),
+        (1, [*FULL, "1,,ui,message,    x: ::exit 0"], EnvironmentFailure, "/ in the machine is"),
+        (1, [*KILLED, "1,,ui,message,    x: ::exit 3"], EnvironmentFailure, "want of memory"),
+        (1, [*WELL, "1,,ui,message,    x: ::exit 3"], ScriptFailed, "status 3"),
+        (1, [*FULL, "1,,ui,message,    x: ::exit 75"], EnvironmentFailure, "(75)"),
     ],
 )
 def test_each_end_has_its_class(
@@ -69,6 +83,26 @@ def test_each_end_has_its_class(
     error = failure(ended, tmp_path)
     assert type(error) is kind
     assert words in str(error)
+
+
+def test_inside_a_machine_is_said_what_builds_ask(tmp_path: Path) -> None:
+    """The same measures in the same words, whatever became of the script."""
+    asked = subprocess.run(["sh", "-s"], input=QUESTIONS, capture_output=True, check=True).stdout
+    wanted = {line.split()[0] for line in asked.decode().splitlines()}
+    assert {"free_kib", "free_inodes"} <= wanted
+    for status in (0, 3):
+        (tmp_path / "install.sh").write_text(f"exit {status}\n")
+        done = subprocess.run(
+            ["sh", ROOT / INSIDE, "install", tmp_path / "install.sh"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        *left, end = done.stdout.splitlines()
+        assert end == f"::exit {status}"
+        assert {line.split()[1] for line in left} == wanted
+        assert all(line.startswith("::left ") for line in left)
 
 
 def test_a_full_disk_explains_any_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
