@@ -6,6 +6,7 @@ The values of Packer's variables that each provider needs. None of them is a sec
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Place:
     """The target's."""
     run_uuid: str
     run_id: str
+    attempt: int
     limit_s: float
     deadline: Deadline
     cancel: Cancel
@@ -62,12 +64,18 @@ def variables_of(place: Place) -> Mapping[str, str]:
     return {
         "output": str(place.folder / "output"),
         "name": place.name,
-        "image_name": f"{place.build.target.distro.name}-{flavour.name}-{place.run_id}",
+        "image_name": _image_name(place, flavour.name),
         "cpus": str(size.cpus),
         "memory_mib": str(size.memory_mib),
         "boot_s": f"{place.build.target.deadlines.boot_s:.0f}",
         **prepare[place.build.target.provider](place),
     }
+
+
+def _image_name(place: Place, flavour: str) -> str:
+    """What AWS calls the image: no account may have two of a name, and a failed try may have left
+    one."""
+    return f"{place.build.target.distro.name}-{flavour}-{place.run_id}-{place.attempt}"
 
 
 def _qemu(place: Place) -> dict[str, str]:
@@ -81,6 +89,7 @@ def _qemu(place: Place) -> dict[str, str]:
         "kernel": place.base.kernel,
         "initrd": place.base.initrd,
         "seed": str(seed),
+        "disk_mib": _disk_mib(Path(place.base.disk), place),
         "ssh_private_key_file": str(keys.user_private),
         **_accelerated(place),
     }
@@ -94,7 +103,12 @@ def _libvirt(place: Place) -> dict[str, str]:
         raise EnvironmentFailure(
             f"the box {place.base.disk} has {len(disks)} disks, and only one can be baked"
         )
-    known = {"base_disk": str(disks[0]), "base_checksum": "none", **_accelerated(place)}
+    known = {
+        "base_disk": str(disks[0]),
+        "base_checksum": "none",
+        "disk_mib": _disk_mib(disks[0], place),
+        **_accelerated(place),
+    }
     if not place.build.target.image.bootstrap:
         return {**known, **_with_known_key()}
     keys = make_keys(place.folder, deadline=place.deadline)
@@ -130,6 +144,17 @@ def _aws(place: Place) -> dict[str, str]:
         "target": place.build.name,
         "expires_at": f"{time.time() + place.limit_s:.0f}",
     }
+
+
+def _disk_mib(disk: Path, place: Place) -> str:
+    """How large the machine's disk is: as a build's, and never smaller than the base image's."""
+    found = command.run(
+        ["qemu-img", "info", "--output=json", str(disk)],
+        deadline=place.deadline,
+        cancel=place.cancel,
+    ).check(f"{disk} could not be looked at")
+    base_mib = -(-json.loads(found.stdout)["virtual-size"] >> 20)
+    return str(max(base_mib, place.build.target.size.disk_mib))
 
 
 def _accelerated(place: Place) -> dict[str, str]:

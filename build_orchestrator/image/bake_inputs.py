@@ -13,6 +13,7 @@ from build_orchestrator.inputs import digest_of
 from build_orchestrator.machine.qemu.launch import KERNEL_ARGUMENTS
 from build_orchestrator.model import Build, Flavour, Image, Input, Target
 from build_orchestrator.render.packerfile import (
+    BUILDERS,
     INSIDE,
     TEMPLATE,
     packerfile,
@@ -47,6 +48,8 @@ def bake_inputs(build: Build, project: Path, base: Image | None) -> tuple[Input,
         (f"script {INSIDE}", _digest(text_of(project, INSIDE))),
         (f"template {TEMPLATE}", _digest(part)),
     ]
+    if BUILDERS[target.provider] == "qemu" and target.size.disk_mib:
+        pairs.append(("disk", f"{target.size.disk_mib} MiB"))  # Others have their base image's.
     source = target.image
     if kernel := " ".join(filter(None, (source.kernel_sha256, source.initrd_sha256))):
         pairs.append(("kernel", kernel))  # It is no part of the disk, and comes with the image.

@@ -98,6 +98,7 @@ class BakeAttempt:
                     provider=run.provider(build.target.provider),
                     run_uuid=run.plan.run_uuid,
                     run_id=run.plan.run_id,
+                    attempt=self._record.attempt,
                     limit_s=limit_s,
                     deadline=deadline,
                     cancel=run.cancel,

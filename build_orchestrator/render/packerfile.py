@@ -8,6 +8,7 @@ what comes from targets.yaml Packer finds no words of its own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,25 @@ TRUST = (
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),
 )
 """Variables of the host that may hold credentials: they reach Packer as environment alone."""
+
+MAKING = frozenset(
+    {
+        *("output", "name", "image_name", "run_uuid", "target", "expires_at", "limit_s"),
+        *("cpus", "memory_mib", "disk_mib", "accelerator", "serial", "seed", "boot_s"),
+        *("base_disk", "base_checksum", "base_ovf", "kernel", "initrd", "source_ami"),
+        *("region", "aws_endpoint", "instance_type", "subnet_id", "security_group_id"),
+        *("ssh_private_key_file", "ssh_keypair_name", "ssh_interface", "ssh_port", "allow_from"),
+        *("ca_bundle", *TRUST),
+    }
+)
+"""Variables of Packer's that say where, when and of what an image is made. None is a part of its
+key: what of it changes an image (the base image, the disk's size) stands there by itself."""
+
+USER = re.compile(r'user (?:`|\\")([\w.-]+)')
+"""How JSON refers to a variable of Packer's."""
+
+BESIDE = frozenset({"checksum", "manifest"})
+"""Post-processors that leave an image as it is, and write something beside it."""
 
 INSTANCE_TYPE = "t3.medium"
 REGION = "us-east-1"
@@ -149,11 +169,42 @@ def part_of(text: str) -> str:
     """What of a file of one builder decides what its image is, in one way of writing it: a part of
     the image's key.
 
-    What is left out decides how an image is made: Packer's variables, and how the result is packed.
+    Of Packer's variables it has those that the rest refers to, unless they are among MAKING.
     """
     content: Mapping[str, Any] = json.loads(text)
-    kept = {name: content[name] for name in ("builders", "provisioners")}
+    builder = content["builders"][0]["name"]
+    kept: dict[str, Any] = {
+        "builders": content["builders"],
+        "provisioners": _steps(content.get("provisioners", ()), builder),
+        "post-processors": [
+            each
+            for each in _steps(content.get("post-processors", ()), builder)
+            if each.get("type") not in BESIDE
+        ],
+    }
+    kept["variables"] = _used(content.get("variables", {}), in_=json.dumps(kept))
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def _steps(rows: Sequence[Any], builder: str) -> list[Mapping[str, Any]]:
+    """The provisioners or post-processors that a builder has: a name alone is a step, and so is
+    each of a row of them."""
+    flat = [each for row in rows for each in (row if isinstance(row, list) else [row])]
+    steps = [{"type": each} if isinstance(each, str) else each for each in flat]
+    return [
+        each
+        for each in steps
+        if builder in each.get("only", [builder]) and builder not in each.get("except", ())
+    ]
+
+
+def _used(variables: Mapping[str, Any], *, in_: str) -> Mapping[str, Any]:
+    """The variables that JSON refers to, by themselves or through others, without MAKING."""
+    found: dict[str, Any] = {}
+    while new := {each for each in USER.findall(in_) if each in variables} - {*found, *MAKING}:
+        found |= {name: variables[name] for name in new}
+        in_ = json.dumps([variables[name] for name in new])
+    return found
 
 
 def quoted(value: Any) -> str:

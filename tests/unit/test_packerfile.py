@@ -32,6 +32,7 @@ from build_orchestrator.machine.ec2 import images as ec2_images
 from build_orchestrator.model import Image
 from build_orchestrator.render.packerfile import (
     INSIDE,
+    MAKING,
     TEMPLATE,
     TRUST,
     part_of,
@@ -329,6 +330,11 @@ def other_base(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.bases["debian_one_libvirt"] = "c" * 64
 
 
+def other_kernel_arguments(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    del project
+    monkeypatch.setattr(module, "KERNEL_ARGUMENTS", "root=/dev/vdb")
+
+
 def other_recipe(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     del project
     monkeypatch.setattr(module, "RECIPE", "2")
@@ -355,6 +361,21 @@ INPUTS: dict[str, tuple[Callable[[Project, pytest.MonkeyPatch], None], set[str],
         edit(TEMPLATE, "inside.sh packages >", "inside.sh packages  >"),
         ALL,
         "template",
+    ),
+    "how boxes are packed": (
+        edit(TEMPLATE, '"compression_level": 1', '"compression_level": 9'),
+        {each for each in ALL if "libvirt" in each or "virtualbox" in each},
+        "template",
+    ),
+    "what a kernel is told": (
+        other_kernel_arguments,
+        {"debian_one_qemu plain", "debian_one_qemu docker"},
+        "template",
+    ),
+    "how large the disk is": (
+        rows(lambda all_rows: all_rows["defaults"].update(size={"disk_mib": 16384})),
+        {each for each in ALL if "qemu" in each},
+        "disk: was 8192 MiB, is 16384 MiB",
     ),
     "what runs inside": (edit(INSIDE, "apt-get clean", "apt-get -q clean"), ALL, "inside.sh"),
     "distro row": (
@@ -388,6 +409,7 @@ UNRELATED = {
     "a comment in the template": edit(TEMPLATE, "Packer's own words", "The words of Packer"),
     "a comment in targets.yaml": edit("targets.yaml", "schema: 1", "schema: 1 # of ours"),
     "how packing is done": edit(TEMPLATE, '"strip_path": true', '"strip_path": false'),
+    "how large a disk is for who has only Packer": edit(TEMPLATE, '"40960"', '"20480"'),
     "the size of machines": rows(
         lambda all_rows: all_rows["defaults"].update(size={"cpus": 4, "memory_mib": 4096})
     ),
@@ -409,6 +431,42 @@ def test_what_no_image_depends_on_makes_none_stale(
     project.bake_all()
     change(project, monkeypatch)
     assert project.stale() == {}
+
+
+OWN: dict[str, Any] = {
+    "variables": {"size": "1", "of": "{{user `size`}}", "other": "2", "region": "x", "not": "3"},
+    "builders": [{"name": "qemu-plain", "type": "qemu"}],
+    "provisioners": [{"type": "shell", "inline": ["echo {{user `of`}} {{user `region`}}"]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        ({"variables": OWN["variables"] | {"of": "{{user `other`}}"}}, True),
+        ({"variables": OWN["variables"] | {"size": "9"}}, True),
+        ({"variables": OWN["variables"] | {"not": "9"}}, False),
+        ({"variables": OWN["variables"] | {"region": "y"}}, False),
+        ({"post-processors": ["compress"]}, True),
+        ({"post-processors": [["compress", {"type": "manifest"}]]}, True),
+        ({"post-processors": [["manifest", {"type": "checksum"}]]}, False),
+        ({"post-processors": [{"type": "compress", "only": ["libvirt-plain"]}]}, False),
+        ({"post-processors": [{"type": "compress", "except": ["qemu-plain"]}]}, False),
+        ({"provisioners": [*OWN["provisioners"], {"type": "shell", "only": ["b"]}]}, False),
+        ({"provisioners": [*OWN["provisioners"], {"type": "shell", "only": ["qemu-plain"]}]}, True),
+        ({"min_packer_version": "1.7.0"}, False),
+    ],
+)
+def test_a_projects_own_template_is_a_part_of_the_key_as_far_as_it_changes_an_image(
+    change: dict[str, Any], changes: bool
+) -> None:
+    before, after = (part_of(json.dumps(each)) for each in (OWN, OWN | change))
+    assert (before != after) is changes
+
+
+def test_the_shipped_templates_variables_say_how_an_image_is_made(project: Project) -> None:
+    """All but one: whoever adds another decides whether it is a part of the key."""
+    assert set(content_of(project)["variables"]) - MAKING == {"kernel_arguments"}
 
 
 def test_an_image_that_is_too_old_will_not_do(project: Project) -> None:
@@ -468,4 +526,4 @@ def test_a_key_has_no_time_and_no_place_in_it(project: Project) -> None:
     assert str(project.folder) not in text
     assert os.environ["XDG_CACHE_HOME"] not in text
     part = part_of(rendered(project.folder, [build.target], [build.flavour]))
-    assert '"variables"' not in part
+    assert '"boot_s"' not in part  # A variable that says how an image is made.
