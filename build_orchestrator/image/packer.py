@@ -31,6 +31,9 @@ NEEDED = {
 SHIPPED_PLUGINS = resources.files("build_orchestrator") / "_project" / PLUGINS
 """What names them for ``packer init``; a project need not have it."""
 
+OLDEST_PLUGIN = re.compile(r'hashicorp/(\w+)"\s+version\s*=\s*">= ([0-9.]+)"')
+"""How that file names a plugin, and the oldest of it that will do."""
+
 ASK_S = 30.0
 ESCAPES = {"%!(PACKER_COMMA)": ",", "\\n": "\n", "\\r": "\r"}
 STRAYING = ("PACKER_", "PKR_VAR_")
@@ -127,13 +130,22 @@ def version() -> str:
     return f"{match[1]}.{match[2]}{match[3]}"
 
 
-def missing_plugins(providers: Iterable[str], packer: str) -> tuple[str, ...]:
-    """The plugins that this version of Packer needs for these providers, and has not."""
-    if tuple(int(each) for each in packer.split(".")[:2]) < WITHOUT_PLUGINS:
+def plugin_problems(providers: Iterable[str], packer: str) -> tuple[str, ...]:
+    """What this version of Packer lacks of plugins for these providers, a few words each: those that
+    are not there, and those that are older than ``plugins.pkr.hcl`` wants them."""
+    if _numbers(packer)[:2] < WITHOUT_PLUGINS:
         return ()
-    needed = dict.fromkeys(each for name in providers for each in NEEDED[name])
     said = _asked([executable(), "plugins", "installed"])
-    return tuple(each for each in needed if f"packer-plugin-{each}_" not in said)
+    oldest = dict(OLDEST_PLUGIN.findall(SHIPPED_PLUGINS.read_text()))
+    lacking, old = [], []
+    for name in dict.fromkeys(each for provider in providers for each in NEEDED[provider]):
+        found = re.findall(rf"packer-plugin-{name}_v([0-9.]+)", said)
+        newest = max(found, key=_numbers, default="")
+        if not newest:
+            lacking.append(name)
+        elif _numbers(newest) < _numbers(oldest[name]):
+            old.append(f"has {name} {newest}, which is older than {oldest[name]}")
+    return (*([f"lacks {', '.join(lacking)}"] if lacking else ()), *old)
 
 
 def require(providers: Iterable[str]) -> str:
@@ -143,13 +155,17 @@ def require(providers: Iterable[str]) -> str:
         HostNotReady: it is missing, or lacks plugins.
     """
     found = version()
-    if lacking := missing_plugins(providers, found):
+    if problems := plugin_problems(providers, found):
         raise HostNotReady(
-            f"Packer {found} brings no plugins, and lacks {', '.join(lacking)}",
+            f"Packer {found} brings no plugins, and {', '.join(problems)}",
             details="Packer 1.10 and later have none of their own.",
             resolution=f"packer init {SHIPPED_PLUGINS}",
         )
     return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", version))
 
 
 def _asked(argv: Sequence[str]) -> str:

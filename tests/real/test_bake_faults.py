@@ -83,6 +83,7 @@ def test_each_failure_has_its_class(
     ("behaviour", "words"),
     [
         ("new", "Packer 1.16.0 brings no plugins, and lacks qemu"),
+        ("aged", "and has qemu 1.0.8, which is older than 1.0.9"),
         ("other", "not HashiCorp's Packer"),
     ],
 )

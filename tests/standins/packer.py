@@ -1,9 +1,10 @@
 """A stand-in for Packer: what it does when things go wrong, which the real one does not on demand.
 
 Called as Packer is. ``STANDIN_PACKER`` says how it behaves: ``new`` (a version without plugins),
-``plugged`` (the same with them), ``other`` (not Packer at all), ``made``, ``nothing`` (ends with 0
-and makes nothing), ``script-N`` (the image's script ended with N), ``error``, ``killed``, ``hangs``
-(with a child in its folder), ``fills`` (whatever room there is, once there is not much).
+``plugged`` (the same with one), ``aged`` (with an old one), ``other`` (not Packer at all), ``made``,
+``nothing`` (ends with 0 and makes nothing), ``script-N`` (the image's script ended with N),
+``error``, ``killed``, ``hangs`` (with a child in its folder), ``fills`` (whatever room there is,
+once there is not much).
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ def main(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb == "version":
         new = "Packer v1.16.0"
-        said = {"new": new, "plugged": new, "other": "8472 words packed"}
+        said = {"new": new, "plugged": new, "aged": new, "other": "8472 words packed"}
         print(said.get(BEHAVIOUR, "Packer v1.6.6"))
         return 0
     if verb == "plugins":
-        if BEHAVIOUR == "plugged":
-            print(f"{PLUGINS}/qemu/packer-plugin-qemu_v1.1.4_x5.0_linux_amd64")
+        installed = {"plugged": ("1.0.8", "1.0.10"), "aged": ("1.0.8",)}
+        for each in installed.get(BEHAVIOUR, ()):
+            print(f"{PLUGINS}/qemu/packer-plugin-qemu_v{each}_x5.0_linux_amd64")
         return 0
     assert verb == "build", arguments
     options = dict(each.lstrip("-").partition("=")[::2] for each in arguments[1:-1])
