@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from build_orchestrator.cli.cloud import region_here
-from build_orchestrator.cli.project import configuration_of, project_of
+from build_orchestrator.cli.project import configuration_of
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import ExitCode, UsageError
 
@@ -90,34 +91,42 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 @images.command()
 @click.option("--dry-run", is_flag=True, help="List, remove nothing")
+@click.option("--now", is_flag=True, help="Also images of AWS younger than max_image_age")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.pass_context
-def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
+def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
     """Remove this project's images that no build starts from any more: stale and superseded ones.
 
     Disks and boxes go from the cache, boxes from Vagrant's collection, too, and images of AWS with
     their snapshots from AWS. One that is fresh stays, and so does one that images.lock.yaml names,
     or from which a living machine was started.
 
+    Another checkout, or another branch, may have an images.lock.yaml that names an older image of
+    AWS. So these stay until they are older than max_image_age, when nobody starts from them.
+
     \b
     Examples:
       build images prune --dry-run
       build images prune
+      build images prune --now      no other checkout needs them
     """
     from build_orchestrator.deadline import Deadline
     from build_orchestrator.errors import OrchestratorError
     from build_orchestrator.image.baked import remove, sweep_unfinished
 
-    project = project_of(ctx)
+    configuration = configuration_of(ctx)
     if not dry_run:
         sweep_unfinished()
-    lock = project / LOCK
+    lock = configuration.project / LOCK
     named = lock.read_text(errors="replace") if lock.is_file() else ""
+    # All flavours have the same largest age; a project that has none now cannot tell.
+    ages_s = [each.max_age_s for each in configuration.flavours.values()]
+    shared_s = 0.0 if now else max(ages_s, default=math.inf)
     rows, failed = [], False
     for image, state in _states(ctx):
         if state not in ("stale", "superseded"):
             continue
-        reason = _spared(image, named)
+        reason = _spared(image, named, shared_s)
         row = {"entry": image.entry, "target": image.target, "state": "spared", "reason": reason}
         if not reason:
             row |= {"state": "found" if dry_run else "removed", "reason": state}
@@ -139,12 +148,14 @@ def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     return ExitCode.ENVIRONMENT if failed else ExitCode.OK
 
 
-def _spared(image: Baked, named: str) -> str:
-    """Why a stale image stays; nothing where it goes."""
+def _spared(image: Baked, named: str, shared_s: float) -> str:
+    """Why a stale image stays; nothing where it goes. An image of AWS is shared for a time."""
     if any(each and each in named for each in (image.ami, image.sha256)):
         return f"{LOCK} names it"
     if users := _users(image):
         return f"in use by {', '.join(users)}"
+    if image.ami and image.age_s(time.time()) <= shared_s:
+        return f"another checkout's {LOCK} may name it until max_image_age; --now removes it"
     return ""
 
 

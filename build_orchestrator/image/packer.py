@@ -131,8 +131,8 @@ def version() -> str:
 
 
 def plugin_problems(providers: Iterable[str], packer: str) -> tuple[str, ...]:
-    """What this version of Packer lacks of plugins for these providers, a few words each: those that
-    are not there, and those that are older than ``plugins.pkr.hcl`` wants them."""
+    """What this version of Packer lacks of plugins for these providers, a few words each: those
+    that are not there, and those that are older than ``plugins.pkr.hcl`` wants them."""
     if _numbers(packer)[:2] < WITHOUT_PLUGINS:
         return ()
     said = _asked([executable(), "plugins", "installed"])

@@ -122,7 +122,10 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
     assert [each["state"] for each in json.loads(spared.stdout)] == ["spared"]
     locked = (project.folder / LOCK).read_text()
     (project.folder / LOCK).unlink()
-    pruned = project.build("images", "prune")
+    young = project.build("images", "prune")
+    assert "another checkout's" in young.stdout, young.words
+    assert row["ami"] in project.server.shown()["images"]
+    pruned = project.build("images", "prune", "--now")
     assert "removed" in pruned.stdout, pruned.words
     left = project.server.shown()
     assert row["ami"] not in left["images"]

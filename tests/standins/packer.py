@@ -1,8 +1,8 @@
 """A stand-in for Packer: what it does when things go wrong, which the real one does not on demand.
 
 Called as Packer is. ``STANDIN_PACKER`` says how it behaves: ``new`` (a version without plugins),
-``plugged`` (the same with one), ``aged`` (with an old one), ``other`` (not Packer at all), ``made``,
-``nothing`` (ends with 0 and makes nothing), ``script-N`` (the image's script ended with N),
+``plugged`` (the same with one), ``aged`` (with an old one), ``other`` (not Packer at all),
+``made``, ``nothing`` (ends with 0, makes nothing), ``script-N`` (the image's script ended with N),
 ``error``, ``killed``, ``hangs`` (with a child in its folder), ``fills`` (whatever room there is,
 once there is not much).
 """

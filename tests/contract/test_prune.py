@@ -1,0 +1,81 @@
+"""`build images prune`: what nobody starts from goes, and what another checkout may does not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from build_orchestrator.image.baked import FACTS, Baked
+from build_orchestrator.image.lock import write_baked
+from build_orchestrator.model import Input
+from tests.contract.projects import Project
+
+DAY_S = 86400
+AMI = "debian_bookworm_aws"
+DISK = "debian_bookworm_qemu"
+
+
+@pytest.fixture
+def project(isolated_home: Path) -> Project:
+    made = Project(isolated_home)
+    content = yaml.safe_load((made.folder / "targets.yaml").read_text())
+    content["defaults"] = {"max_image_age": "20d", "launch": {"region": "eu-west-1"}}
+    content["distros"]["debian_bookworm"]["providers"] |= {
+        "qemu": {"image": {"bootstrap": "bookworm"}},
+        "aws": {"image": {"ami": "ami-87654321"}, "launch": {"user": "admin"}},
+    }
+    content["flavours"] = {"plain": {"script": "make.sh"}}
+    (made.folder / "targets.yaml").write_text(yaml.safe_dump(content))
+    return made
+
+
+def baked(project: Project, target: str, *, days: float, ami: str = "") -> Baked:
+    """Put a stale image into this host's index, without baking any."""
+    image = Baked(
+        project=str(project.folder),
+        target=target,
+        distro="debian_bookworm",
+        provider=target.rpartition("_")[2],
+        flavour="plain",
+        region="eu-west-1" if ami else "",
+        key=f"{days:064.0f}",
+        inputs=(Input(name="base image", value="another"),),
+        base="a disk",
+        made_at=float(int(time.time() - days * DAY_S)),
+        packer="1.6.6",
+        run_id="run",
+        ami=ami,
+    )
+    image.folder.mkdir(parents=True)
+    (image.folder / FACTS).write_bytes(msgspec.json.encode(image))
+    return image
+
+
+def states(project: Project, *options: str) -> dict[str, tuple[str, str]]:
+    """What would become of each stale image, and why."""
+    done = project.build("images", "prune", "--dry-run", "--json", *options)
+    assert done.status == 0, done.words
+    return {each["entry"]: (each["state"], each["reason"]) for each in json.loads(done.stdout)}
+
+
+def test_what_another_checkout_may_start_from_stays_until_nobody_would(project: Project) -> None:
+    young = baked(project, AMI, days=19, ami="ami-00000019").entry
+    old = baked(project, AMI, days=21, ami="ami-00000021").entry
+    disk = baked(project, DISK, days=1).entry
+    found = states(project)
+    assert found[young][0] == "spared"
+    assert "another checkout's images.lock.yaml may name it" in found[young][1]
+    assert found[old] == found[disk] == ("found", "stale")
+    assert {state for state, _ in states(project, "--now").values()} == {"found"}
+
+
+def test_what_this_checkouts_lock_names_stays_whatever_is_asked(project: Project) -> None:
+    locked = baked(project, AMI, days=21, ami="ami-00000021")
+    write_baked(project.folder, locked)
+    expected = {locked.entry: ("spared", "images.lock.yaml names it")}
+    assert states(project) == states(project, "--now") == expected
