@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,14 +22,16 @@ from build_orchestrator.configuration import load
 from build_orchestrator.configuration.files import text_of
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import ConfigurationError, UsageError
+from build_orchestrator.image import bake_base, baked
 from build_orchestrator.image import bake_inputs as module
-from build_orchestrator.image import baked
+from build_orchestrator.image.bake_base import Place, variables_of
 from build_orchestrator.image.bake_inputs import bake_inputs, rendered
 from build_orchestrator.image.baked import Baked, choose
 from build_orchestrator.image.lock import known_images, write_baked
 from build_orchestrator.inputs import key_of
 from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.machine.ec2 import images as ec2_images
+from build_orchestrator.machine.fake import FakeProvider
 from build_orchestrator.model import Image
 from build_orchestrator.render.packerfile import (
     INSIDE,
@@ -272,6 +275,34 @@ def test_the_committed_files_are_what_targets_yaml_makes() -> None:
         targets = [each for each in configuration.targets.values() if each.distro.name == distro]
         flavours = [each for each in configuration.flavours.values() if distro in each.distros]
         assert (ROOT / path_of(distro)).read_text() == rendered(ROOT, targets, flavours)
+
+
+def test_no_two_tries_in_aws_make_an_image_of_the_same_name(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No account may have two, and a try that failed may have left one."""
+    monkeypatch.setattr(bake_base, "_aws", lambda _: {})
+    build = project.builds()["debian_one_aws plain"]
+    names = [
+        variables_of(
+            Place(
+                build=build,
+                base=Image(source="", sha256="", disk="ami-87654321"),
+                folder=project.folder,
+                name="bo-machine",
+                provider=FakeProvider(),
+                run_uuid="e" * 32,
+                run_id="20261121T014500Z-3f9c",
+                attempt=attempt,
+                limit_s=60,
+                deadline=LIMIT,
+                cancel=NEVER,
+            )
+        )["image_name"]
+        for attempt in (1, 2)
+    ]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"[\w.()/ -]{3,128}", name) for name in names)
 
 
 @pytest.mark.parametrize(
