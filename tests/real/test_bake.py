@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,15 +12,12 @@ import pytest
 import yaml
 
 from build_orchestrator.machine import processes
-from build_orchestrator.render.packerfile import path_of
-from tests.conftest import require
 from tests.real.baking import BakeProject
 from tests.real.running import CHECKOUT
 
 PROVISION = CHECKOUT / "provision"
 TARGET = "debian_bookworm_qemu"
 TWO = "debian_two_qemu"
-FILES = sorted(CHECKOUT.glob(path_of("*")))
 
 # What every recipe's script of ours begins with.
 USES_PREREQUISITES = """\
@@ -64,22 +60,6 @@ def project(bake_project: BakeProject) -> BakeProject:
 
 LIBVIRT = "debian_bookworm_libvirt"
 POOL = Path("/var/lib/libvirt/images")
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
-def test_packer_accepts_every_committed_file(file: Path, tmp_path: Path) -> None:
-    require("packer")
-    box = tmp_path / "box.ovf"
-    box.touch()
-    done = subprocess.run(
-        ["packer", "validate", "-var", f"base_ovf={box}", str(file)],
-        env={"PATH": "/usr/bin:/bin:/usr/sbin", "HOME": str(tmp_path), "CHECKPOINT_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: BakeProject) -> None:
