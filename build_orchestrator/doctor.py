@@ -17,6 +17,7 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.image import packer
+from build_orchestrator.image.known_key import check_logins
 from build_orchestrator.locks import cache_home, state_home
 from build_orchestrator.machine.contract import Cloud
 from build_orchestrator.machine.vagrant import ready
@@ -45,8 +46,6 @@ PACKAGES = {
 MACHINE_COMMANDS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "timeout")
 BOOTSTRAP_COMMANDS = ("mmdebstrap", "mke2fs")
 UNPRIVILEGED_COMMANDS = ("newuidmap", "fakeroot")
-
-
 RANGE = "100000-165535"
 """As many sub-ids as Debian gives to a new user."""
 
@@ -121,9 +120,9 @@ def require(plan: Plan, *, baking: bool = False) -> None:
         baking: whether Packer makes images for it.
     """
     checks = [*_needed(plan)]
-    providers = dict.fromkeys(each.target.provider for each in plan.builds if each.flavour)
-    if baking and providers:
-        checks.append(_packer(tuple(providers)))
+    baked = [each.target for each in plan.builds if each.flavour]
+    if baking and baked:
+        checks.append(_packer([each.provider for each in baked], baked))
         checks += _commands("bake images", ("debugfs", "timeout"), packer.TOOL)
     _refuse([check for check in checks if not check.ok])
 
@@ -314,10 +313,11 @@ def _mirror() -> Check:
         )
 
 
-def _packer(providers: Sequence[str]) -> Check:
-    """Whether a Packer is here that can bake images for these providers."""
+def _packer(providers: Sequence[str], targets: Sequence[Target] = ()) -> Check:
+    """Whether a Packer is here that can bake images for these providers, and these targets."""
     try:
         finding = f"Packer {packer.require(providers)}"
+        check_logins(targets)
     except HostNotReady as error:
         words = f"{error.brief}; needed to bake images"
         return Check(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from build_orchestrator import command
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.image.bootable import FIRST_SECTOR, SECTOR
 from build_orchestrator.image.bootstrap import with_sbin
+from build_orchestrator.image.known_key import known_key, wants_known_key
 from build_orchestrator.machine.contract import Provider
 from build_orchestrator.machine.qemu.accelerator import choose
 from build_orchestrator.machine.qemu.identity import Keys, host_name_of, make_keys, write_seed
-from build_orchestrator.machine.vagrant.adapter import vagrant_home
 from build_orchestrator.machine.vagrant.boxes import place_of
 from build_orchestrator.model import Build, Image
 
@@ -109,8 +109,8 @@ def _libvirt(place: Place) -> dict[str, str]:
         "disk_mib": _disk_mib(disks[0], place),
         **_accelerated(place),
     }
-    if not place.build.target.image.bootstrap:
-        return {**known, **_with_known_key()}
+    if wants_known_key(place.build.target):
+        return {**known, **_with_known_key(place)}
     keys = make_keys(place.folder, deadline=place.deadline)
     return {
         **known,
@@ -120,7 +120,7 @@ def _libvirt(place: Place) -> dict[str, str]:
 
 
 def _virtualbox(place: Place) -> dict[str, str]:
-    return {"base_ovf": str(_box(place) / "box.ovf"), **_with_known_key()}
+    return {"base_ovf": str(_box(place) / "box.ovf"), **_with_known_key(place)}
 
 
 def _aws(place: Place) -> dict[str, str]:
@@ -161,17 +161,8 @@ def _accelerated(place: Place) -> dict[str, str]:
     return {"accelerator": choose(place.base.kernel, cancel=place.cancel)}
 
 
-def _with_known_key() -> dict[str, str]:
-    """The key that Vagrant logs in with first; its newer kind, where this Vagrant has one."""
-    home = vagrant_home()
-    for name in ("insecure_private_keys/vagrant.key.ed25519", "insecure_private_key"):
-        if (home / name).is_file():
-            return {"ssh_private_key_file": str(home / name)}
-    raise HostNotReady(
-        f"{home} has no insecure_private_key",
-        details="Vagrant makes it when it is first called.",
-        resolution="vagrant version",
-    )
+def _with_known_key(place: Place) -> dict[str, str]:
+    return {"ssh_private_key_file": str(known_key(place.build.target))}
 
 
 def _box(place: Place) -> Path:

@@ -133,17 +133,17 @@ def version() -> str:
 def plugin_problems(providers: Iterable[str], packer: str) -> tuple[str, ...]:
     """What this version of Packer lacks of plugins for these providers, a few words each: those
     that are not there, and those that are older than ``plugins.pkr.hcl`` wants them."""
-    if _numbers(packer)[:2] < WITHOUT_PLUGINS:
+    if numbers(packer)[:2] < WITHOUT_PLUGINS:
         return ()
     said = _asked([executable(), "plugins", "installed"])
     oldest = dict(OLDEST_PLUGIN.findall(SHIPPED_PLUGINS.read_text()))
     lacking, old = [], []
     for name in dict.fromkeys(each for provider in providers for each in NEEDED[provider]):
         found = re.findall(rf"packer-plugin-{name}_v([0-9.]+)", said)
-        newest = max(found, key=_numbers, default="")
+        newest = max(found, key=numbers, default="")
         if not newest:
             lacking.append(name)
-        elif _numbers(newest) < _numbers(oldest[name]):
+        elif numbers(newest) < numbers(oldest[name]):
             old.append(f"has {name} {newest}, which is older than {oldest[name]}")
     return (*([f"lacks {', '.join(lacking)}"] if lacking else ()), *old)
 
@@ -164,7 +164,8 @@ def require(providers: Iterable[str]) -> str:
     return found
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """A version as it compares."""
     return tuple(int(each) for each in re.findall(r"\d+", version))
 
 
