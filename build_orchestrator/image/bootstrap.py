@@ -21,7 +21,7 @@ from pathlib import Path
 
 from build_orchestrator import cache, command
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.image.mirror import package_sources
 from build_orchestrator.model import Image
 
@@ -162,7 +162,7 @@ def install(
     for script, text in zip(scripts, hooks, strict=True):
         script.write_text(text)
         script.chmod(0o755)
-    argv = _mmdebstrap(packages, scripts)
+    argv = [*_own_mounts(deadline), *_mmdebstrap(packages, scripts)]
     words = b""
     for number, sources in enumerate(package_sources(suite, deadline=deadline)):
         if number:
@@ -185,6 +185,20 @@ def install(
         details=words.decode(errors="replace").strip()[-1500:],
         resolution="Is the package mirror of this host reachable? `build doctor` tries it.",
     )
+
+
+def _own_mounts(deadline: Deadline) -> list[str]:
+    """What gives root's mmdebstrap mounts of its own; nothing where this host does not let it.
+
+    It mounts /proc, /sys and more into the tree. One that is killed leaves them, and a tree with
+    the host's /sys in it cannot be removed; as its own they end with it. An ordinary user's has
+    its own already.
+    """
+    apart = ["unshare", "--mount"]
+    with contextlib.suppress(HostNotReady):
+        if os.geteuid() == 0 and not command.run([*apart, "true"], deadline=deadline).status:
+            return apart
+    return []
 
 
 def _mmdebstrap(packages: Sequence[str], hooks: Sequence[Path]) -> list[str]:

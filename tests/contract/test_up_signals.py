@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import require
 from tests.contract.projects import TARGET, WAITS, Project, project, until_event
 
 __all__ = ["project"]
@@ -50,6 +54,41 @@ def test_a_signal_ends_a_run_and_its_machines(
     assert (row["outcome"], row["machine"]) == ("cancelled", "destroyed")
     assert project.report()["exit_code"] == status
     project.assert_nothing_left()
+
+
+MOUNTS = """#!/bin/sh
+mkdir tree && mount -t tmpfs tmpfs tree && echo mounted >&2 && exec sleep 60
+"""
+"""An mmdebstrap that is at work: as root it mounts what a tree needs into it."""
+
+
+def test_an_image_that_is_interrupted_leaves_no_mount(project: Project) -> None:
+    """What is mounted in a half-made tree would stay on this host, and the tree with it."""
+    require(
+        "unshare", "mount", that=os.geteuid() == 0, because="only root's mmdebstrap mounts here"
+    )
+    programs = project.home / "bin"
+    programs.mkdir()
+    (programs / "mmdebstrap").write_text(MOUNTS)
+    (programs / "mmdebstrap").chmod(0o755)
+    project.write(image={"bootstrap": "bookworm"})
+    path = f"{programs}:{project.environ['PATH']}"
+    try:
+        with project.started("up", TARGET, "--events", "-", PATH=path) as child:
+            until_event(child, "output_line", "mounted")
+            child.send_signal(signal.SIGINT)
+            assert child.wait(20) == 130
+        assert mounts_below(project.home) == []
+        assert list(project.home.glob("cache/build-orchestrator/images/*.part")) == []
+    finally:
+        for place in mounts_below(project.home):
+            subprocess.run(["umount", place], check=True)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Where something is mounted below a folder."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return [place for _, place, *_ in map(str.split, mounts) if place.startswith(f"{folder}/")]
 
 
 @pytest.mark.real
