@@ -195,13 +195,17 @@ def _explain(run: Run, record: Record, error: Exception) -> tuple[Outcome, Failu
 
 def _leak(run: Run, record: Record) -> Failure | None:
     """A teardown that failed after everything else went well."""
-    if record.leak is None:
+    leak = record.leak
+    if leak is None:
         return None
+    # Whatever else went wrong, such as a deadline, says nothing of what is left.
+    told = isinstance(leak, MachineLeaked) and leak.resolution
+    resolution = leak.resolution if told else f"`build sweep` destroys it. {leak.resolution}"
     return Failure(
         stage=Stage.DESTROY,
-        brief=record.leak.brief,
-        details=run.masker.mask(record.leak.details) or record.machine_name,
-        resolution=record.leak.resolution or "`build sweep` destroys it.",
+        brief=leak.brief,
+        details=f"{record.machine_name}\n{run.masker.mask(leak.details)}".rstrip(),
+        resolution=resolution.rstrip(),
     )
 
 

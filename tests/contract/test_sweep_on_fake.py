@@ -75,9 +75,17 @@ def test_killed_at_any_moment_and_swept(
 
 
 @alone
-def test_a_leaked_machine_is_named_and_swept(project: Project) -> None:
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"options": {"refuse_to_die": "true"}},
+        {"options": {"hang_at": "destroy"}, "deadlines": {"destroy_s": 0.2}},
+    ],
+    ids=["refuses", "hangs"],
+)
+def test_a_leaked_machine_is_named_and_swept(project: Project, target: dict[str, Any]) -> None:
     """A machine that would not die is exit 5 with its name; sweep destroys it."""
-    done = project.write(options={"refuse_to_die": "true"}).up()
+    done = project.write(**target).up()
     assert done.status == 5
     row = project.row()
     assert (row["outcome"], row["machine"]) == ("built", "leaked")
