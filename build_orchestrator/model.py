@@ -139,13 +139,13 @@ class Size:
 class Deadlines:
     """The limit of each stage, in seconds."""
 
-    image_s: float = 1800
-    boot_s: float = 300
-    transfer_s: float = 300
-    provision_s: float = 3600
-    collect_s: float = 600
-    destroy_s: float = 60
-    publish_s: float = 600
+    image_s: float = 1800.0
+    boot_s: float = 300.0
+    transfer_s: float = 300.0
+    provision_s: float = 3600.0
+    collect_s: float = 600.0
+    destroy_s: float = 60.0
+    publish_s: float = 600.0
 
     @property
     def limit_s(self) -> float:
@@ -190,7 +190,7 @@ class Flavour:
     script: str
     packages: tuple[str, ...] = ()
     distros: tuple[str, ...] = ()
-    max_age_s: float = 30 * 24 * 3600
+    max_age_s: float = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,7 @@ class Recipe:
     """Names of host variables that reach the script, and nothing else."""
     requirements_lock: str = ""
     """Path of a committed lock of what the script installs; without it no key can match."""
-    max_artifact_age_s: float = 30 * 24 * 3600
+    max_artifact_age_s: float = 30 * 24 * 3600.0
     flavour: str = ""
     pass_host_trust: bool = False
     """Hand the host's CA bundle, proxies and package index settings to the script."""

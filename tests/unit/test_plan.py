@@ -426,6 +426,7 @@ def test_a_made_plan_survives_being_written_and_read() -> None:
     plan = plan_of("*", settings={"A": "é\n"}, provision_s=5)
     assert decode(encode(plan)) == plan
     assert decode(encode(plan).encode()) == plan
+    assert encode(decode(encode(plan))) == encode(plan), "a whole number of seconds stays one"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", b"\xff", "nonsense"])
