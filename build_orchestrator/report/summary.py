@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHORT_SHA256 = 12
+"""Digits, in a row; a paragraph has room for all of them."""
 SHORT_QUEUE_S = 1.0
 """A wait in the queue that is shorter than this for every target is not worth a column."""
 
@@ -135,7 +136,7 @@ def _narrow(results: Sequence[Result], console: Console) -> None:
             "published": _published(result).replace("\n", ", "),
             "stages": ", ".join(f"{stage} {duration(result.stages_s[stage])}" for stage in known),
             "artifact": "\n            ".join(
-                f"{one.name}, {size(one.size_bytes)}, sha256 {one.sha256[:SHORT_SHA256]}"
+                f"{one.name}, {size(one.size_bytes)}, sha256 {one.sha256}"
                 for one in result.artifacts
             ),
             "log": result.log,

@@ -125,7 +125,7 @@ def test_a_narrow_terminal_gets_paragraphs(columns: int) -> None:
         "  machine   destroyed",
         "  published yes",
         "  stages    boot 4.2s, provision 1m02s, destroy 0.1s",
-        "  artifact  Debian-bookworm-agent.tar.gz, 12.3 MB, sha256 0123456789ab",
+        f"  artifact  Debian-bookworm-agent.tar.gz, 12.3 MB, sha256 {SHA256}",
         "  log       runs/r1/debian_bookworm_qemu/log.txt",
     ]
     assert "  machine   kept until 2026-11-21T05:45:00Z, 2 attempts" in lines
