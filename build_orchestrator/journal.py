@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -33,6 +34,7 @@ from build_orchestrator.model import Identity
 
 JOURNAL = "journal.jsonl"
 HEARTBEAT = "heartbeat"
+NAME = re.compile(r"bo-[0-9a-f]{32}-.+-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,9 @@ def _take(record: Mapping[str, Any], entries: dict[str, Entry]) -> None:
     """Add what one record says."""
     kind, name = record["kind"], record.get("name", "")
     if kind == "intent":
+        # Of what is called otherwise, no folder may be removed: it is none of ours.
+        if not NAME.fullmatch(name):
+            return
         entries[name] = Entry(
             identity=_identity(record),
             limit_at=float(record["limit_at"]),

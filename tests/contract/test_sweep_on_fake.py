@@ -340,6 +340,22 @@ def test_an_orchestrator_in_a_container_is_alive_too(project: Project) -> None:
     assert swept(project) == []
 
 
+@alone
+@pytest.mark.parametrize("command", ["sweep", "up"])
+def test_a_journal_that_tells_of_something_else(project: Project, command: str) -> None:
+    """A checkout may come from anywhere, its runs too: only what is called like a machine goes."""
+    precious = project.home / "precious"
+    precious.mkdir()
+    identity = {"provider": "fake", "name": precious.name, "folder": str(precious), "target": "a"}
+    record = {"kind": "intent", "at": 1.0, **identity, "run_uuid": "0" * 32, "attempt": 1}
+    journal = project.folder / "runs/20261121T014500Z-3f9c/journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text(json.dumps({**record, "details": {}, "limit_at": 1.0, "request": {}}) + "\n")
+    done = project.build(command, *([TARGET] if command == "up" else []))
+    assert done.status == 0, done.words
+    assert precious.is_dir()
+
+
 def test_a_run_is_swept_by_the_id_that_people_see(project: Project) -> None:
     """The id, or its beginning; a name that means nothing is said to."""
     assert project.up("--keep", "always").status == 0
