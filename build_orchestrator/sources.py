@@ -34,8 +34,8 @@ def host_sources(recipe: Recipe, project: Path) -> dict[str, Path]:
         packager = place_of(project, name)
         if PurePosixPath(name).name == PACKAGER and packager.is_file():
             for written in _paths(packager):
-                place = (project / Path(written).expanduser()).resolve()
-                if place.exists() and not _is_input(place, recipe, project):
+                place = _place(written, project)
+                if place is not None and not _is_input(place, recipe, project):
                     found[written] = place
     return found
 
@@ -46,6 +46,15 @@ def places(sources: dict[str, Path]) -> dict[str, PurePosixPath]:
         written: PurePosixPath(FOLDER, str(number), path.name)
         for number, (written, path) in enumerate(sources.items())
     }
+
+
+def _place(written: str, project: Path) -> Path | None:
+    """Where a source is on this host; None where there is nothing, or no path could be that."""
+    try:
+        place = (project / Path(written).expanduser()).resolve()
+        return place if place.exists() else None
+    except (OSError, RuntimeError, ValueError):  # An unknown ~user, a loop of links, a NUL.
+        return None
 
 
 def _is_input(place: Path, recipe: Recipe, project: Path) -> bool:
@@ -65,7 +74,7 @@ def _values(packager: Path) -> Iterator[tuple[str, str]]:
 
     try:
         content: Any = yaml.safe_load(packager.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return
     if not isinstance(content, dict):
         return

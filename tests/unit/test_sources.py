@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from build_orchestrator.agent import requirements
 from build_orchestrator.inputs import inputs_of
 from build_orchestrator.model import (
@@ -108,4 +110,16 @@ def test_a_broken_packager_yaml_is_left_to_the_script(tmp_path: Path) -> None:
     recipe = project(tmp_path, "../agent")
     (tmp_path / "project/packager.yaml").write_text("a: [")
 
+    assert host_sources(recipe, tmp_path / "project") == {}
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["~no-such-user/agent", '"a/\\0"', "./loop", "/a" * 3000, "[" * 2000 + "]" * 2000],
+    ids=["user", "nul", "loop", "long", "deep"],
+)
+def test_what_cannot_be_a_path_is_left_to_the_script(tmp_path: Path, agent: str) -> None:
+    """It knows line and key; here it would only be a trace."""
+    recipe = project(tmp_path, agent)
+    (tmp_path / "project/loop").symlink_to("loop")
     assert host_sources(recipe, tmp_path / "project") == {}
