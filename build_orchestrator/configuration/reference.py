@@ -26,7 +26,7 @@ from build_orchestrator.configuration.rows import (
     TargetsFile,
     declared,
 )
-from build_orchestrator.configuration.words import SSH_OPTIONS
+from build_orchestrator.configuration.words import SSH_OPTIONS, STAGES
 from build_orchestrator.model import Deadlines, Size
 
 _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
@@ -40,7 +40,14 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
     (
         "distros.NAME.providers.NAME",
         TargetRow,
-        "A provider that needs nothing more is written as `fake:` alone.",
+        (
+            "A provider that needs nothing more is written as `fake:` alone.\n\n"
+            "`options` of `fake`, to see what a failure looks like: at a stage\n"
+            f"(`{'`, `'.join(STAGES)}`) the machine is lost with\n"
+            "`fail_at`, and hangs until the stage's limit with `hang_at`; with\n"
+            '`refuse_to_die: "true"` only `build sweep` destroys it; `boot_s` is how many seconds\n'
+            "a boot takes. Of `libvirt`: `driver`, `kvm` or `qemu`."
+        ),
     ),
     (
         "image",

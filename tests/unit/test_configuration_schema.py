@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from build_orchestrator.configuration import load, reference, schema
+from build_orchestrator.configuration.words import OPTIONS
 from build_orchestrator.machine import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,12 @@ def test_the_committed_schema_is_current() -> None:
 def test_the_committed_reference_is_current() -> None:
     """Regenerate with `python -m build_orchestrator.configuration.reference`."""
     assert (ROOT / "docs/reference/targets-yaml.md").read_text() == reference.text()
+
+
+@pytest.mark.parametrize("provider", OPTIONS)
+def test_every_option_of_a_provider_is_explained(provider: str) -> None:
+    """Nobody could guess it."""
+    assert [name for name in OPTIONS[provider] if f"`{name}" not in reference.text()] == []
 
 
 def test_our_own_file_fits_the_schema() -> None:
