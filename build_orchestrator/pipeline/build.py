@@ -113,6 +113,12 @@ def not_started(run: Run, build: Build, outcome: Outcome, failure: Failure) -> R
     return result
 
 
+def broken(run: Run, build: Build, error: Exception) -> Result:
+    """The row of a build that a bug of ours ended outside all tries: the others go on."""
+    record = Record(target=build.name, observer=run.observer)
+    return not_started(run, build, *_explain(run, record, error))
+
+
 def try_until_done(run: Run, build: Build, record: Record, trying: Trying) -> tuple[Artifact, ...]:
     """Try on new machines while the environment fails and the budget lasts."""
     tries = 0

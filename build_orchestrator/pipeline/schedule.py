@@ -18,7 +18,7 @@ from build_orchestrator.machine.contract import Shares
 from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
 from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
-from build_orchestrator.pipeline.build import not_started
+from build_orchestrator.pipeline.build import broken, not_started
 from build_orchestrator.pipeline.images import base_images, resolve_images
 from build_orchestrator.pipeline.run import Run
 from build_orchestrator.pipeline.unchanged import bring_up_to_date
@@ -64,7 +64,10 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
             result = not_started(run, build, Outcome.ENVIRONMENT, _failure(image))
         else:
             waited = time.monotonic() - queued
-            result = story.one(run, build)
+            try:
+                result = story.one(run, build)
+            except Exception as error:  # noqa: BLE001 - a run without its report tells nothing
+                result = broken(run, build, error)
             result = dataclasses.replace(result, stages_s={Stage.QUEUE: waited, **result.stages_s})
         if run.settings.fail_fast and result.outcome not in (Outcome.BUILT, Outcome.UNCHANGED):
             run.cancel.set(0)

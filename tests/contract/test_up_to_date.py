@@ -93,6 +93,23 @@ def test_without_a_lock_everything_is_built(project: Project) -> None:
     assert "built every time: its recipe has no requirements_lock" in why.stdout
 
 
+BUG = """\
+import build_orchestrator.pipeline.unchanged as module
+def published_already(*_, **__):
+    raise ZeroDivisionError("planted")
+module.published_already = published_already
+"""
+
+
+def test_a_bug_of_ours_in_looking_has_its_row(locked: Project, tmp_path: Path) -> None:
+    """Exit 70, and a report all the same: other builds of the run go on."""
+    (tmp_path / "sitecustomize.py").write_text(BUG)
+    done = locked.up(PYTHONPATH=f"{tmp_path}:{locked.environ['PYTHONPATH']}")
+    assert done.status == 70, done.words
+    assert "a bug of ours: ZeroDivisionError: planted" in newest(locked)["failure"]["brief"]
+    assert not newest(locked)["attempts"]
+
+
 def test_what_was_collected_is_published_without_another_build(locked: Project) -> None:
     """As after a destination that was out of reach: what the run folder has is enough."""
     before = published(locked)
