@@ -270,8 +270,8 @@ def _freshness(project: Path, builds: Iterable[Build]) -> Iterator[Freshness]:
         baked = known_images(build.target, project)
         if base is None and (made := images_for(build, baked)):
             # What cannot be compared is taken to be the same, and said to be unknown.
-            was = next(each for each in made[0].inputs if each.name == "base image")
-            inputs = tuple(was if each.name == was.name else each for each in inputs)
+            was = {each.name: each for each in made[0].inputs if each.name == "base image"}
+            inputs = tuple(was.get(each.name, each) for each in inputs)
         yield Freshness(build, choose(build, inputs, baked), base is not None)
 
 

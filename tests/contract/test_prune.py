@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -27,7 +28,10 @@ def project(isolated_home: Path) -> Project:
     content["defaults"] = {"max_image_age": "20d", "launch": {"region": "eu-west-1"}}
     content["distros"]["debian_bookworm"]["providers"] |= {
         "qemu": {"image": {"bootstrap": "bookworm"}},
-        "aws": {"image": {"ami": "ami-87654321"}, "launch": {"user": "admin"}},
+        "aws": {
+            "image": {"ami_name": "debian-*", "ami_owner": "self"},
+            "launch": {"user": "admin"},
+        },
     }
     content["flavours"] = {"plain": {"script": "make.sh"}}
     (made.folder / "targets.yaml").write_text(yaml.safe_dump(content))
@@ -54,6 +58,14 @@ def baked(project: Project, target: str, *, days: float, ami: str = "") -> Baked
     image.folder.mkdir(parents=True)
     (image.folder / FACTS).write_bytes(msgspec.json.encode(image))
     return image
+
+
+def test_an_image_that_says_nothing_of_its_base_is_stale(project: Project) -> None:
+    """A lock is a file that people merge."""
+    image = dataclasses.replace(baked(project, AMI, days=1, ami="ami-00000001"), inputs=())
+    write_baked(project.folder, image)
+    why = project.build("why", "--image", "debian_bookworm")
+    assert (why.status, "stale" in why.stdout) == (0, True), why.words
 
 
 def states(project: Project, *options: str) -> dict[str, tuple[str, str]]:
