@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.command import run
+from build_orchestrator.deadline import Deadline
 from build_orchestrator.locks import cache_home
+from build_orchestrator.machine.qemu.process import make_overlay
+from tests.conftest import require
 from tests.real.running import OUTPUT, TARGET, Project
 
 FACTS = f"""
@@ -150,3 +154,21 @@ def test_private_files_are_private(qemu_project: Project) -> None:
     assert folders[0].parent.parent.exists() is False
     assert modes["id_ed25519"] == 0o600
     assert (cache_home() / "snapshots").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("size_mib", "expected"), [(0, 96), (64, 96), (96, 96), (128, 128)])
+def test_a_disk_is_never_smaller_than_its_image(
+    tmp_path: Path, size_mib: int, expected: int
+) -> None:
+    """An image from elsewhere may be larger than targets.yaml asks for: its file system is, too."""
+    require("qemu-img")
+    image = tmp_path / "image.qcow2"
+    run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(image), "96M"],
+        deadline=Deadline("boot", 60),
+    )
+    make_overlay(tmp_path, backing=str(image), size_mib=size_mib, deadline=Deadline("boot", 60))
+    argv = ["qemu-img", "info", "--output=json", str(tmp_path / "overlay.qcow2")]
+    told = json.loads(run(argv, deadline=Deadline("boot", 60)).stdout)
+    assert told["virtual-size"] == expected << 20
+    assert told["full-backing-filename"] == str(image)

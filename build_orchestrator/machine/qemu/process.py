@@ -30,10 +30,20 @@ class Running:
 
 
 def make_overlay(folder: Path, *, backing: str, size_mib: int, deadline: Deadline) -> None:
-    """Make a fresh disk that starts as ``backing`` and is at least ``size_mib`` large."""
+    """Make a fresh disk that starts as ``backing`` and is at least ``size_mib`` large.
+
+    A smaller one would end in the middle of the file system that its image holds.
+    """
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing]
-    argv += ["overlay.qcow2"] + ([f"{size_mib}M"] if size_mib else [])
+    size_bytes = max(size_mib << 20, _virtual_bytes(Path(backing)))
+    argv += ["overlay.qcow2", str(size_bytes)]
     command.run(argv, deadline=deadline, cwd=folder).check("the machine's disk could not be made")
+
+
+def _virtual_bytes(disk: Path) -> int:
+    """How large a qcow2 disk is for its machine: bytes 24 to 31 of the file say so."""
+    with disk.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:])
 
 
 def start(
