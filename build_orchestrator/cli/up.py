@@ -371,9 +371,15 @@ class Invocation:
 
 @contextlib.contextmanager
 def _signals_set(cancel: Cancel) -> Iterator[None]:
-    """During the block, signals ask the run to stop instead of killing it."""
+    """During the block, signals ask the run to stop instead of killing it.
+
+    Who ignores SIGHUP, as nohup does, wants the run to outlive the terminal.
+    """
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
     previous = {
-        number: signal.signal(number, lambda signum, _: cancel.set(signum)) for number in SIGNALS
+        number: signal.signal(number, lambda signum, _: cancel.set(signum))
+        for number in SIGNALS
+        if number not in ignored
     }
     try:
         yield

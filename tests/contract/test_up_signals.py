@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require
-from tests.contract.projects import TARGET, WAITS, Project, project, until_event
+from tests.contract.projects import CLI, SCRIPT, TARGET, WAITS, Project, project, until_event
 
 __all__ = ["project"]
 
@@ -54,6 +54,25 @@ def test_a_signal_ends_a_run_and_its_machines(
     assert (row["outcome"], row["machine"]) == ("cancelled", "destroyed")
     assert project.report()["exit_code"] == status
     project.assert_nothing_left()
+
+
+def test_a_run_under_nohup_outlives_its_terminal(project: Project) -> None:
+    """Whoever starts it so has said what a hangup is to do: nothing."""
+    project.write(script=f"{SCRIPT}echo waiting\nsleep 2\n")
+    child = subprocess.Popen(
+        ["nohup", *CLI, "up", TARGET, "--events", "-"],
+        cwd=project.folder,
+        env=project.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until_event(child, "output_line", "waiting")
+    child.send_signal(signal.SIGHUP)
+    child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert project.row()["outcome"] == "built"
 
 
 MOUNTS = """#!/bin/sh
