@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from build_orchestrator.configuration.files import place_of
+from build_orchestrator.configuration.files import is_there, place_of
 from build_orchestrator.configuration.findings import Findings, Place, did_you_mean
 from build_orchestrator.configuration.rows import (
     DefaultsRow,
@@ -301,12 +301,12 @@ def _check_path(
         findings.add(place, f"{path} is the whole project, runs included; list what is needed")
         return
     there = place_of(project, path)
-    if kind == "file" and there.is_dir():
+    if not is_there(there):
+        findings.add(place, f"{path} does not exist{_nearest_path(path, project)}")
+    elif kind == "file" and there.is_dir():
         findings.add(place, f"{path} is a folder, not a file")
     elif path.endswith("/") and there.is_file():
         findings.add(place, f"{path} is a file; write it without its last /")
-    elif not there.exists():
-        findings.add(place, f"{path} does not exist{_nearest_path(path, project)}")
     elif not there.is_file() and not there.is_dir():
         findings.add(place, f"{path} is neither a file nor a folder")
 
@@ -314,7 +314,7 @@ def _check_path(
 def _nearest_path(path: str, project: Path) -> str:
     """What lies where the path leads to, as a suggestion."""
     folder = (project / path).parent
-    if not folder.is_dir():
+    if not (is_there(folder) and folder.is_dir()):
         return f"; there is no folder {folder.relative_to(project)}"
     known: Mapping[str, str] = {
         each.name: str(each.relative_to(project)) for each in folder.iterdir()

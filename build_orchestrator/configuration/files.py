@@ -6,6 +6,7 @@ targets.yaml can be built; whatever it has of these itself comes before them.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from build_orchestrator.errors import UsageError
@@ -20,9 +21,19 @@ def places_of(project: Path, name: str) -> tuple[Path, ...]:
     """
     found: dict[Path, Path] = {}
     for place in (project / name, SHIPPED / name):
-        if place.exists():
+        if is_there(place):
             found.setdefault(place.resolve(), place)
     return tuple(found.values())
+
+
+def is_there(place: Path) -> bool:
+    """Whether something lies there; under a name that no file system takes, nothing can."""
+    try:
+        return place.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def place_of(project: Path, name: str) -> Path:
