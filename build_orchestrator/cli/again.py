@@ -39,8 +39,8 @@ def publish(ctx: click.Context, run: str, s3_endpoint: str | None, as_json: bool
 
     folder = run_folder(ctx, run)
     try:
-        done = report.decode((folder / "report.json").read_text())
-        builds = {build.name: build for build in decode((folder / "plan.json").read_text()).builds}
+        done = report.decode((folder / "report.json").read_bytes())
+        builds = {build.name: build for build in decode((folder / "plan.json").read_bytes()).builds}
     except FileNotFoundError as error:
         raise UsageError(f"run {folder.name} has no {Path(error.filename).name}") from error
     results = []

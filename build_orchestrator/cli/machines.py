@@ -160,12 +160,12 @@ def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool)
 
 
 def _heartbeat(folder: Path) -> Path | None:
-    """What the run's orchestrator holds while it lives; nothing where no plan was written down."""
+    """What the run's orchestrator holds while it lives; nothing where no plan can be read."""
     from build_orchestrator.journal import HEARTBEAT, run_state
 
     try:
         return run_state(json.loads((folder / "plan.json").read_text())["run_uuid"]) / HEARTBEAT
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

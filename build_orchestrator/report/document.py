@@ -17,7 +17,7 @@ def encode(report: Report) -> str:
     return json.dumps(msgspec.to_builtins(report), indent=2) + "\n"
 
 
-def decode(text: str) -> Report:
+def decode(text: str | bytes) -> Report:
     """The report that ``encode`` was given. Fields that a later version added are ignored.
 
     Raises:

@@ -122,3 +122,23 @@ def test_a_run_that_published_nothing_cannot_be_published(project: Project) -> N
     done = project.build("publish")
     assert done.status == 2
     assert "--publish-to" in done.stderr
+
+
+COMMANDS = (("publish",), ("status",), ("logs", TARGET, "-f"))
+
+
+@pytest.mark.parametrize("file", ["report.json", "plan.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\xff"])
+def test_what_is_damaged_in_a_run_folder_is_no_bug(
+    project: Project, file: str, content: bytes
+) -> None:
+    """A disk that was full leaves such files; what can still be shown is."""
+    assert project.up().status == 0
+    (project.run / file).write_bytes(content)
+    done = {words[0]: project.build(*words) for words in COMMANDS}
+    (project.run / file).unlink()  # Whoever ends this test would read it, too.
+    assert {name: each.status for name, each in done.items()} == {
+        "publish": 2,
+        "status": 0,
+        "logs": 0,
+    }
