@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,15 +149,30 @@ def logs(ctx: click.Context, target: str, run: str, console: bool, follow: bool)
             details="It has: " + ", ".join(names),
         )
     heartbeat = _heartbeat(folder) if follow else None
+    show = _shown(on_terminal=sys.stdout.isatty())
     with path.open("rb") as file:
         while True:
             # Asked before reading, so that no line is missed. A killed run leaves no report.
             ended = (folder / "report.json").exists() or not (heartbeat and is_held(heartbeat))
             while chunk := file.read(1 << 16):
-                click.echo(chunk, nl=False)
+                show(chunk)
             if ended:
+                show(b"")
                 return
             time.sleep(0.2)
+
+
+def _shown(*, on_terminal: bool) -> Callable[[bytes], None]:
+    """What shows the bytes of a log as they are, or on a terminal as lines that cannot steer it;
+    no bytes are the end."""
+    from build_orchestrator.command import Lines
+    from build_orchestrator.report.characters import harmless
+
+    if not on_terminal:
+        return lambda chunk: click.echo(chunk, nl=False)
+    # A carriage return would take away what stands before it: the time, too.
+    lines = Lines(lambda line: click.echo(harmless(line.replace("\r", " "))))
+    return lambda chunk: lines(chunk) if chunk else lines.close()
 
 
 def _heartbeat(folder: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import shlex
@@ -94,3 +95,30 @@ def test_a_terminal_that_hangs_up(project: Project) -> None:
     os.close(ours)
     assert child.wait(30) == 129
     project.assert_nothing_left()
+
+
+def test_a_log_cannot_steer_a_terminal(project: Project) -> None:
+    """On a terminal it is shown without what would; anywhere else as it is."""
+    evil = "\\033]0;title\\007\\033[2Jwell\\rdone"
+    project.write(script=f"printf '{evil}\\n'\n{SCRIPT}")
+    assert project.up().status == 0
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [*CLI, "logs", TARGET],
+        cwd=project.folder,
+        env=project.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+        while chunk := terminal.read(1 << 16):  # OSError: nobody holds the other end any more.
+            shown += chunk
+    assert child.wait(20) == 0
+    assert b"\x1b" not in shown
+    assert b" | well done\r\n" in shown
+    assert b" | hello\r\n" in shown
+    log = (project.run / TARGET / "log.txt").read_bytes()
+    assert b"\x1b]0;title\x07\x1b[2Jwell\rdone\n" in log
