@@ -82,6 +82,10 @@ def output_name_problem(name: str) -> str:
         return "holds a character that cannot be printed"
     if bare in RUN_FILES:
         return "is a file that the tool itself keeps in the run folder"
+    return _sidecar_problem(name)
+
+
+def _sidecar_problem(name: str) -> str:
     for ending in SIDECARS:
         if name.endswith(ending):
             return f"ends in {ending}, which belongs to the files beside an artifact"
@@ -98,7 +102,7 @@ def final_name_problem(name: str) -> str:
         return "is a file that the tool itself keeps in the run folder"
     if len(name.encode(errors="replace")) > LONGEST_NAME_BYTES:
         return f"has more than {LONGEST_NAME_BYTES} bytes"
-    return ""
+    return _sidecar_problem(name)
 
 
 def is_text(value: str) -> bool:

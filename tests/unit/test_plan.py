@@ -449,6 +449,7 @@ def test_a_plan_of_another_schema_is_refused() -> None:
         ("log{version}.txt", "'log.txt': is a file that the tool itself keeps"),
         ("{version}", "'': is empty"),
         ("{version}.gz", "'.gz': begins with ."),
+        ("a.sha256{version}", "'a.sha256': ends in .sha256"),
     ],
 )
 def test_a_name_that_cannot_be_is_told_once_it_is_known(template: str, told: str) -> None:
