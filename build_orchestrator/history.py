@@ -17,10 +17,38 @@ def collected(runs: Path, key: str) -> tuple[Artifact, ...]:
     """The artifacts that the newest run with this build key has collected; none where no run has,
     or where they are not whole any more."""
     for folder in _newest_first(runs):
-        for result in _results(folder):
-            if result.key == key and result.artifacts and all(map(_is_whole, result.artifacts)):
-                return result.artifacts
+        there = (folder / "report.json").exists()
+        found = _reported(folder, key) if there else _unreported(folder, key)
+        if found and all(map(_is_whole, found)):
+            return found
     return ()
+
+
+def _reported(folder: Path, key: str) -> tuple[Artifact, ...]:
+    for result in _results(folder):
+        if result.key == key and result.artifacts:
+            return result.artifacts
+    return ()
+
+
+def _unreported(folder: Path, key: str) -> tuple[Artifact, ...]:
+    """What a run has collected that was killed, maybe while it published: to build once more could
+    give other bytes than lie there already. What is verified has its checksums beside it."""
+    try:
+        builds = decode((folder / "plan.json").read_bytes()).builds
+        (build,) = (build for build in builds if build.key == key)
+        return tuple(_verified(folder / build.name / output.name) for output in build.outputs)
+    except (OSError, ValueError, IndexError, UsageError):
+        return ()
+
+
+def _verified(place: Path) -> Artifact:
+    digests = {
+        kind: place.with_name(f"{place.name}.{kind}").read_text().split()[0]
+        for kind in ("sha256", "md5")
+    }
+    size_bytes = place.stat().st_size
+    return Artifact(name=place.name, path=str(place), size_bytes=size_bytes, **digests)
 
 
 def last_build(runs: Path, target: str) -> tuple[str, Build] | None:

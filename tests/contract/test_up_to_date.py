@@ -123,6 +123,27 @@ def test_what_was_collected_is_published_without_another_build(locked: Project) 
     assert published(locked) == before
 
 
+def test_what_a_killed_run_has_collected_is_published(locked: Project) -> None:
+    """It may have published a part, and another build may give other bytes: a conflict for ever."""
+    killed = locked.run
+    (killed / "report.json").unlink()
+    (record,) = (locked.folder / "dist/keys").iterdir()
+    record.unlink()
+    done = locked.up()
+    assert done.status == 0, done.words
+    assert (newest(locked)["outcome"], newest(locked)["machine"]) == ("unchanged", "none")
+    assert record.is_file()
+
+
+def test_what_a_killed_run_has_not_verified_is_built(locked: Project) -> None:
+    """Its checksums come last."""
+    (locked.run / "report.json").unlink()
+    (locked.run / TARGET / "agent.txt.md5").unlink()
+    shutil.rmtree(locked.folder / "dist")
+    assert locked.up().status == 0
+    assert newest(locked)["outcome"] == "built"
+
+
 def test_what_was_collected_and_is_damaged_is_built(locked: Project) -> None:
     """Bytes that are not those that were verified are never published."""
     shutil.rmtree(locked.folder / "dist")
