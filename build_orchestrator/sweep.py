@@ -270,6 +270,7 @@ def _forget(folder: Path, *, but: str) -> None:
 
 
 def alive_machines(project: Path | None) -> Iterator[Entry]:
-    """Every machine that the journals do not call gone, for `build status` and `build ssh`."""
-    for found in _known(project).values():
-        yield found.entry
+    """Every machine that the journals do not call gone, oldest first, for `build status` and
+    `build ssh`."""
+    entries = [found.entry for found in _known(project).values()]
+    yield from sorted(entries, key=lambda entry: entry.intended_at)

@@ -137,6 +137,13 @@ def test_only_what_was_named_is_swept(tmp_path: Path) -> None:
     assert [entry.identity.run_uuid for entry in alive_machines(tmp_path)] == [ONE]
 
 
+def test_machines_alive_come_oldest_first(tmp_path: Path) -> None:
+    """The last of a target is the one that `build ssh` opens; uuids have no order of their own."""
+    for run_uuid in (TWO, ONE):
+        started(tmp_path, run_uuid)[0].close()
+    assert [entry.identity.run_uuid for entry in alive_machines(tmp_path)] == [TWO, ONE]
+
+
 def test_either_journal_is_enough(tmp_path: Path, runs: Path) -> None:
     """A lost checkout or a lost state folder hides nothing."""
     started(tmp_path / "p", ONE)[0].close()
