@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -20,6 +21,7 @@ import pytest
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.machine.contract import silent
+from build_orchestrator.machine.vagrant import failures
 from build_orchestrator.machine.vagrant.boxes import public_box
 from build_orchestrator.model import Image, ImageSource, through_vagrant
 from tests.conftest import require
@@ -129,6 +131,18 @@ def test_a_public_box_is_fetched_or_told_why_not(
         fetch("some/box", "9.9.9")
     assert fetch("some/box", "1.2.3").source == "some/box 1.2.3"
     assert fetch("some/box", "1.2.3", server="http://127.0.0.1:1").disk == "some/box"
+
+
+def test_vagrant_has_every_error_that_we_tell_apart() -> None:
+    """By its class: one that is called otherwise would be a cause that nobody is told."""
+    require("vagrant")
+    [own] = (
+        path
+        for place in ("/usr/share/rubygems-integration", "/opt/vagrant/embedded/gems")
+        for path in Path(place).glob("**/vagrant-2*/lib/vagrant/errors.rb")
+    )
+    named = {*failures.NOT_READY, *failures.PASSING, *failures.FETCHING}
+    assert named - {*re.findall(r"^    class (\w+) <", own.read_text(), re.MULTILINE)} == set()
 
 
 def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:

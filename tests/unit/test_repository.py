@@ -187,6 +187,23 @@ def test_host_packages_knows_every_command() -> None:
     assert set(asked) - {"venv"} == PROVIDED
 
 
+def test_every_line_ends_as_its_system_reads_it() -> None:
+    """Wherever it was checked out: a shell fails at a carriage return, and cmd may lose a label
+    without one."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.splitlines()
+    ends = [(name, how.split()[:2]) for how, name in (line.split("\t") for line in listed)]
+    wrong = [
+        (name, how)
+        for name, how in ends
+        if how[0] in ("i/lf", "i/crlf", "i/mixed")  # Others have no lines.
+        and how != ["i/lf", "w/crlf" if name.endswith(".bat") else "w/lf"]
+    ]
+    assert wrong == []
+    assert ("provision/provision.windows.bat", ["i/lf", "w/crlf"]) in ends
+
+
 @pytest.mark.parametrize("script", [".ci/run", "setup/host-packages"])
 def test_scripts_can_be_run(script: str) -> None:
     """The scripts that people and CI call are executable."""

@@ -42,7 +42,6 @@ NOT_READY = {
 PASSING = {
     "VMBootTimeout": "Raise deadlines.boot_s in targets.yaml if this host is just slow.",
     "ForwardPortCollision": "Something took the port meanwhile; a second try takes another.",
-    "ForwardPortCollisionResume": "Something took the port meanwhile; a second try takes another.",
     "MachineLocked": "Another process of Vagrant's works on this machine; try again.",
     "MachineActionLockedError": "Another process of Vagrant's works on this machine; try again.",
     "EnvironmentLockedError": "Another process of Vagrant's holds its lock; try again.",
