@@ -74,7 +74,12 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
         "An estimate is made from list prices: see [Build on AWS](../how-to/aws.md#what-it-costs).",
     ),
     ("deadlines", DeadlinesRow, ""),
-    ("ssh", SshRow, f"Algorithms only: `{'`, `'.join(SSH_OPTIONS)}`."),
+    (
+        "ssh",
+        SshRow,
+        f"""Algorithms only: `{"`, `".join(SSH_OPTIONS)}`. `PubkeyAcceptedKeyTypes` is what OpenSSH
+before 8.5 calls `PubkeyAcceptedAlgorithms`, and later ones know it, too.""",
+    ),
     (
         "flavours.NAME",
         FlavourRow,

@@ -61,9 +61,11 @@ SSH_OPTIONS = (
     "KexAlgorithms",
     "MACs",
     "PubkeyAcceptedAlgorithms",
+    "PubkeyAcceptedKeyTypes",
     "RequiredRSASize",
 )
-"""Algorithms only: nothing here can undo the pinning of host keys."""
+"""Algorithms only: nothing here can undo the pinning of host keys. PubkeyAcceptedKeyTypes is what
+OpenSSH before 8.5 calls the one above it; later ones know both names."""
 
 
 def output_name_problem(name: str) -> str:

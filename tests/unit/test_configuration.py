@@ -227,7 +227,8 @@ MISTAKES = [
      "    release: bookworm\n    legacy: true\n    ssh: {options: [StrictHostKeyChecking=no]}",
      "7:21: distros.debian_bookworm.ssh.options[0]",
      ("StrictHostKeyChecking is not an algorithm; it can be CASignatureAlgorithms, Ciphers, "
-      "HostKeyAlgorithms, KexAlgorithms, MACs, PubkeyAcceptedAlgorithms, RequiredRSASize")),
+      "HostKeyAlgorithms, KexAlgorithms, MACs, PubkeyAcceptedAlgorithms, "
+      "PubkeyAcceptedKeyTypes, RequiredRSASize")),
     ("      fake:",
      "      fake: {options: {fail_att: boot}}",
      "8:34: distros.debian_bookworm.providers.fake.options.fail_att",

@@ -56,6 +56,14 @@ def test_the_originals_keep_their_names() -> None:
     assert "windows_2012_virtualbox" in legacy
 
 
+def test_what_is_allowed_for_old_machines_any_ssh_knows() -> None:
+    """A host with OpenSSH before 8.5 refuses a configuration with a name that it does not know."""
+    legacy = [each for each in MATRIX.distros.values() if each.legacy and not each.windows]
+    names = {option.partition("=")[0] for each in legacy for option in each.ssh_options}
+    assert names == {"PubkeyAcceptedKeyTypes", "HostKeyAlgorithms"}
+    assert all(each.ssh_options for each in legacy)
+
+
 def test_artifacts_of_another_processor_say_so() -> None:
     """With the architecture in the release, so that all targets of a distro can be published. Only
     agents for Windows are called alike, as file servers want them."""
