@@ -6,6 +6,7 @@ first network adapter, the disk as IDE, and the network card that was asked for.
 calls that Vagrant makes for our Vagrantfile and box are accepted in that order, and what Vagrant
 does over ssh works. What it does not show: how VirtualBox itself answers, times, or fails.
 
+With ``$VBOX_HOLDS``, the name of a command, that one never ends when it has done its work.
 With ``$VBOX_WINDOWS``, a drive C, its machines are those of ``windows.py`` instead: they look like
 Windows, and have no disk.
 
@@ -347,6 +348,8 @@ def main(arguments: list[str]) -> int:
             if verb not in COMMANDS:
                 raise Refused(f"the stand-in has no {verb}")
             COMMANDS[verb](*rest)
+            if verb == os.environ.get("VBOX_HOLDS") and rest[0] != "-n":
+                signal.pause()
         except (Refused, TypeError, ValueError) as error:
             print(f"VBoxManage: error: {error}", file=sys.stderr)
             return 1

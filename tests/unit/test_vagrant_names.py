@@ -45,13 +45,21 @@ def test_a_domain_and_its_volumes_have_one_name(shown: str, name: str) -> None:
     assert (found[1] if found else "") == name
 
 
-def test_a_list_of_virtualbox_shows_ours_alone() -> None:
+def test_a_list_of_virtualbox_shows_ours_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody's own machines may be called anything."""
     own = f'"{NAME}" {{12345678-1234-1234-1234-123456789abc}}'
     text = f'"mine" {{87654321-1234-1234-1234-123456789abc}}\n{own}\n"<inaccessible>" {{x}}\n'
-
-    found = [(each["name"], each["uuid"][:8]) for each in virtualbox.LISTED.finditer(text)]
-    assert found == [(NAME, "12345678")]
+    virtualbox_says = tmp_path / "VBoxManage"
+    virtualbox_says.write_text(f"#!/bin/sh\n[ $1 = showvminfo ] || cat <<'END'\n{text}END\n")
+    virtualbox_says.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    tools = virtualbox.VirtualBox()
+    assert dict(tools.shown()) == {NAME: ""}
+    for name in (NAME, "12345678-1234-1234-1234-123456789abc"):
+        assert tools.exists(name)
+    assert not tools.exists(NAME[:-2])
 
 
 @pytest.mark.parametrize(("program", "ours"), [("ruby3.1", True), ("VBoxSVC", False)])
@@ -173,8 +181,6 @@ def test_a_libvirt_that_does_not_answer_stops_nobody(
 
 class LateTools:
     """A provider that shows a machine for as many looks as it is told."""
-
-    names_late = False
 
     def __init__(self, looks: int) -> None:
         self.looks = looks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -134,6 +135,43 @@ def test_what_ruby_does_not_know_is_refused() -> None:
     """Such as a None that a template would print by mistake."""
     with pytest.raises(TypeError, match="Ruby"):
         ruby(None)
+
+
+CLONES = """
+module VagrantPlugins
+  module ProviderVirtualBox
+    module Driver
+      class Version_5_0
+        def clonevm(imported, snapshot) = raise("Vagrant's own name")
+        def execute(*words) = puts(words.join(" "))
+        def get_machine_id(name) = name
+      end
+      class Version_7_0 < Version_5_0; end
+    end
+  end
+end
+module Vagrant
+  def self.configure(_) = puts(VagrantPlugins::ProviderVirtualBox::Driver::Version_7_0.new.clonevm("box", "base"))
+end
+"""  # noqa: E501 (a line of Ruby)
+
+
+def test_a_linked_clone_has_the_machines_name_at_once() -> None:
+    """Whichever version of VirtualBox it is; of other providers nothing is changed."""
+    require("ruby")
+    machine = Described(
+        name="it's-1", target="a", provider="virtualbox", box="b", size=Size(), boot_s=9
+    )
+    text = single(text_of(None, TEMPLATE), machine)
+    argv = ["ruby", "-e", f"{CLONES}{text}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "clonevm box --register --name it's-1 --snapshot base --options link",
+        "it's-1",
+    ]
+    for other in ("libvirt", "hyperv"):
+        described = dataclasses.replace(machine, provider=other)
+        assert "clonevm" not in single(text_of(None, TEMPLATE), described)
 
 
 @pytest.mark.parametrize("kind", ["committed", "single"])

@@ -45,8 +45,6 @@ def uri() -> str:
 class Libvirt:
     """Domains and volumes of ours."""
 
-    names_late = False
-
     def prepare(
         self, box: Path, name: str, version: str, *, deadline: Deadline, cancel: Cancel
     ) -> None:

@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from build_orchestrator import command
@@ -130,12 +130,11 @@ class VagrantMachine:
         name, folder = self.identity.name, Path(self.identity.folder)
         self.release()
         processes.kill(lambda pid: _works_on(pid, name), deadline=deadline)
+        ids = [path.read_text().strip() for path in self._id_files(folder)]
         failed = self._destroy_by_vagrant(folder, deadline)
         if self._tools is not None:
-            shown = self._remove(self._tools, deadline)
-            # That it shows nothing of this name proves it, whatever Vagrant has said; but not where
-            # Vagrant had an id before there was a name.
-            failed = shown or (failed if self._tools.names_late else "")
+            # That it shows neither name nor id proves it, whatever Vagrant has said.
+            failed = self._remove(self._tools, (name, *filter(None, ids)), deadline)
         if failed:
             raise MachineLeaked(
                 f"{name} could not be proven dead",
@@ -144,27 +143,31 @@ class VagrantMachine:
             )
         processes.remove_folder(folder, name)
 
-    def _remove(self, tools: Tools, deadline: Deadline) -> str:
+    def _remove(self, tools: Tools, names: Sequence[str], deadline: Deadline) -> str:
         """Remove what the provider shows, until it shows nothing; return why that failed.
 
         A Vagrant that was killed may have asked for something that comes a moment later.
         """
         try:
             for _ in range(TRIES):
-                tools.remove(self.identity.name, deadline=deadline)
-                if not tools.exists(self.identity.name):
+                for each in names:
+                    tools.remove(each, deadline=deadline)
+                if not any(tools.exists(each) for each in names):
                     return ""
                 NEVER.sleep(PAUSE_S)
         except OrchestratorError as error:
             return f"{error.brief}\n{error.details}"
         return f"{self.identity.provider} still shows it"
 
+    def _id_files(self, folder: Path) -> Iterator[Path]:
+        """Where Vagrant has written what its provider calls the machine."""
+        return folder.glob(f".vagrant/machines/{self.identity.name}/*/id")
+
     def _destroy_by_vagrant(self, folder: Path, deadline: Deadline) -> str:
         """Let Vagrant destroy what it knows of; return why it could not."""
         name = self.identity.name
-        ids = folder.glob(f".vagrant/machines/{name}/*/id")
         left_s = deadline.remaining_s - TOOLS_S
-        if not any(ids):
+        if not any(self._id_files(folder)):
             return ""
         if left_s <= 0 and self._tools is not None:
             return "there was no time to ask Vagrant"

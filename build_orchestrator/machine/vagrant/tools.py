@@ -16,9 +16,6 @@ from build_orchestrator.deadline import Cancel, Deadline
 class Tools(Protocol):
     """One provider's own tools. Each raises OrchestratorError where they do not answer."""
 
-    names_late: bool
-    """Whether a machine exists, and Vagrant has its id, for a while before it has our name."""
-
     def prepare(
         self, box: Path, name: str, version: str, *, deadline: Deadline, cancel: Cancel
     ) -> None:
@@ -34,9 +31,9 @@ class Tools(Protocol):
         ...
 
     def remove(self, name: str, *, deadline: Deadline) -> None:
-        """Destroy the machine with this name, and its disks. One that is gone is fine."""
+        """Destroy the machine with this name or id, and its disks. One that is gone is fine."""
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether anything with this name is left."""
+        """Whether anything with this name or id is left."""
         ...

@@ -1,47 +1,62 @@
-"""VirtualBox's own tool, ``VBoxManage``: machines by their name."""
+"""VirtualBox's tool, ``VBoxManage``: machines by name, and the boxes that they are clones of."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from build_orchestrator import command
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.locks import locked, state_home
 
 ASK_S = 60.0
-LISTED = re.compile(r'"(?P<name>bo-[0-9a-f]{32}-.+-\d+)" \{(?P<uuid>[0-9a-f-]{36})\}')
+LISTED = re.compile(r'^"(?P<name>.*)" \{(?P<uuid>[0-9a-f-]{36})\}$', re.MULTILINE)
+OURS = re.compile(r"bo-[0-9a-f]{32}-.+-\d+")
 DESCRIBED = re.compile(r'^description="?(?P<folder>/[^"\n]*)"?$', re.MULTILINE)
+MASTER = "master_id"
+"""Where Vagrant keeps, beside a box, the id of the machine that it clones."""
+SETTINGS = re.compile(r'Suggested VM settings file name "(.+?)"')
+DISK = re.compile(r"(\d+): Hard disk image: source image=.+, target path=(.+),")
 
 
 class VirtualBox:
-    """Machines of ours.
-
-    Vagrant gives a machine its name right after the import. What is killed during the import has a
-    name of VirtualBox's own until somebody looks at it in VirtualBox.
-    """
-
-    names_late = True
+    """Machines of ours, and the imported boxes that they are linked clones of."""
 
     def prepare(
         self, box: Path, name: str, version: str, *, deadline: Deadline, cancel: Cancel
     ) -> None:
-        """Vagrant's own lock sees to the box's disk: its master is imported once."""
+        """Import the box, as Vagrant would, under a name that says what it is.
+
+        A box that was killed in its import is known by that name, and imported anew.
+        """
+        with locked(state_home() / "locks" / "virtualbox", deadline=deadline, cancel=cancel):
+            known = self._all("vms")
+            master = box / MASTER
+            if master.exists() and master.read_text().strip() in known.values():
+                return
+            own = imported_name(box, name, version)
+            if own not in known or not self._was_cloned(known[own]):
+                self.remove(own, deadline=deadline)
+                self._import(box / "box.ovf", own, deadline, cancel)
+                known = self._all("vms")
+            master.write_text(known[own])
 
     def shown(self) -> Mapping[str, str]:
-        return {name: self._folder_of(name) for name in self._uuids("vms")}
+        return {name: self._folder_of(name) for name in self._all("vms") if OURS.fullmatch(name)}
 
     def running(self, name: str) -> bool:
-        return name in self._uuids("runningvms")
+        return _find(self._all("runningvms"), name) != ""
 
     def exists(self, name: str) -> bool:
-        return name in self._uuids("vms")
+        return _find(self._all("vms"), name) != ""
 
     def remove(self, name: str, *, deadline: Deadline) -> None:
-        uuid = self._uuids("vms").get(name)
-        if uuid is None:
+        uuid = _find(self._all("vms"), name)
+        if not uuid:
             return
-        if name in self._uuids("runningvms"):
+        if self.running(name):
             self._manage("controlvm", uuid, "poweroff", deadline=deadline)
         # Its session ends a moment after its process, and holds it until then.
         while self._manage("unregistervm", uuid, "--delete", deadline=deadline).status != 0:
@@ -50,17 +65,60 @@ class VirtualBox:
                 return
             NEVER.sleep(0.5)
 
+    # --- boxes ------------------------------------------------------------------------------
+
+    def _was_cloned(self, uuid: str) -> bool:
+        """Whether machines were made of it: then it is whole, and has the snapshot of its disk that
+        they start from."""
+        said = self._manage("snapshot", uuid, "list", "--machinereadable").stdout
+        return b"SnapshotName" in said
+
+    def _import(self, ovf: Path, own: str, deadline: Deadline, cancel: Cancel) -> None:
+        """Its disks go into the folder of its name, as VirtualBox itself does only since 6.0."""
+        suggested = self._manage("import", "-n", str(ovf), deadline=deadline).check(
+            f"{ovf}: this is no box for VirtualBox"
+        )
+        said = suggested.stdout.decode(errors="replace")
+        words = ["--vsys", "0", "--vmname", own]
+        for unit, path in DISK.findall(said):
+            settings = SETTINGS.search(said)
+            place = Path(settings[1] if settings else path).parent.with_name(own)
+            words += ["--vsys", "0", "--unit", unit, "--disk", str(place / Path(path).name)]
+        try:
+            self._manage("import", str(ovf), *words, deadline=deadline, cancel=cancel).check(
+                "VirtualBox did not import the box"
+            )
+        except BaseException:
+            self.remove(own, deadline=Deadline("boot", ASK_S))
+            raise
+
+    # --- asking -----------------------------------------------------------------------------
+
     def _folder_of(self, name: str) -> str:
         said = self._manage("showvminfo", name, "--machinereadable").stdout
         found = DESCRIBED.search(said.decode(errors="replace"))
         folder = found["folder"] if found else ""
         return folder if Path(folder).parts[-2:] == ("machines", name) else ""
 
-    def _uuids(self, what: str) -> dict[str, str]:
+    def _all(self, what: str) -> dict[str, str]:
+        """Name -> uuid of every machine that VirtualBox has, whoever made it."""
         finished = self._manage("list", what).check("VBoxManage does not answer")
-        found = LISTED.finditer(finished.stdout.decode(errors="replace"))
+        found = LISTED.finditer(finished.stdout.decode(errors="replace").replace("\r", ""))
         return {each["name"]: each["uuid"] for each in found}
 
-    def _manage(self, *words: str, deadline: Deadline | None = None) -> command.Finished:
+    def _manage(
+        self, *words: str, deadline: Deadline | None = None, cancel: Cancel = NEVER
+    ) -> command.Finished:
         limit = deadline or Deadline("virtualbox", ASK_S, f"VBoxManage {words[0]} to answer")
-        return command.run(["VBoxManage", *words], deadline=limit)
+        return command.run(["VBoxManage", *words], deadline=limit, cancel=cancel)
+
+
+def imported_name(box: Path, name: str, version: str) -> str:
+    """What VirtualBox calls an imported box. One that another VAGRANT_HOME has is another one."""
+    place = hashlib.sha256(str(box).encode()).hexdigest()[:8]
+    return f"box-{name.replace('/', '-')}-{version}-{place}"
+
+
+def _find(known: Mapping[str, str], name: str) -> str:
+    """The uuid of the machine with this name or uuid; nothing where there is none."""
+    return known.get(name, name if name in known.values() else "")
