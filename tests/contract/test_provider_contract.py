@@ -6,6 +6,7 @@ for libvirt's through Vagrant, and for those of an EC2 on loopback.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,6 +29,7 @@ from build_orchestrator.errors import (
 )
 from build_orchestrator.machine import make_provider
 from build_orchestrator.machine.contract import Machine, silent
+from build_orchestrator.machine.vagrant.adapter import MARK
 from build_orchestrator.model import Identity
 from tests.contract.machines import (
     KINDS,
@@ -46,6 +48,8 @@ from tests.contract.machines import (
 )
 
 ROOT = Path(__file__).parents[2]
+Command = tuple[list[str], dict[str, str] | None]
+"""Of a process, and its environment where that is not ours."""
 ADOPTER = """
 import json, sys
 import msgspec
@@ -238,6 +242,8 @@ def test_rendering_starts_nothing(any_supply: Supply) -> None:
     assert list(Path(request.identity.folder).iterdir()) == []
 
 
+# Through Vagrant: two at once are in tests/real/test_libvirt.py already, and VirtualBox's ports in
+# tests/unit/test_vagrant_names.py; two more boots would take minutes.
 def test_two_machines_are_two(supply: Supply) -> None:
     """Nothing that should be unique is shared by two machines of one image."""
     script = "cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; hostname"
@@ -257,6 +263,7 @@ def test_two_machines_are_two(supply: Supply) -> None:
 # --- its end ------------------------------------------------------------------------------------
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
 def test_destroying_leaves_nothing_and_may_be_done_again(own_supply: Supply) -> None:
     """No process, no folder, no name; a second time is harmless."""
     request = own_supply.request()
@@ -269,6 +276,7 @@ def test_destroying_leaves_nothing_and_may_be_done_again(own_supply: Supply) -> 
     machine.destroy(deadline=soon())
 
 
+# Through Vagrant: nothing of a machine's processes is on this host, so they end with its QEMU.
 def test_destroying_ends_what_runs_inside(supply: Supply) -> None:
     """A script that put itself into the background dies with its machine."""
     request = supply.request()
@@ -278,6 +286,7 @@ def test_destroying_ends_what_runs_inside(supply: Supply) -> None:
     nothing_left(request)
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
 def test_a_machine_that_dies_under_a_script_is_lost(supply: Supply) -> None:
     """A crash from outside is told apart from a script's own failure."""
     request = supply.request()
@@ -295,6 +304,7 @@ def test_a_machine_that_dies_under_a_script_is_lost(supply: Supply) -> None:
     nothing_left(request)
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
 def test_a_limit_ends_a_machine_without_us(supply: Supply) -> None:
     """The second net: no orchestrator is needed to end what has lived too long."""
     request = supply.request(limit_s=supply.shortest_limit_s)
@@ -306,6 +316,7 @@ def test_a_limit_ends_a_machine_without_us(supply: Supply) -> None:
     nothing_left(request)
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
 def test_releasing_leaves_a_machine_alive(supply: Supply) -> None:
     """A kept machine outlives its orchestrator, and another process can take it up and end it."""
     request = supply.request()
@@ -319,11 +330,16 @@ def test_releasing_leaves_a_machine_alive(supply: Supply) -> None:
 
 
 @pytest.mark.parametrize("shared", VAGRANT_KINDS, indirect=True)
-def test_a_machine_of_vagrants_ends_as_promised(shared: tuple[Supply, Machine]) -> None:
-    """The last that is done with it. Released, it lives on, and another process takes it up; its
-    limit ends it without us; its name alone finds and destroys what is left."""
+def test_a_machine_of_vagrants_ends_as_promised(
+    shared: tuple[Supply, Machine], tmp_path: Path
+) -> None:
+    """The last that is done with it, since a boot takes a minute or two. Released, it lives on, and
+    another process takes it up; its limit ends it without us, and who talks to it hears that it is
+    lost; its name alone finds and destroys what is left, and nobody else; a second time is
+    harmless."""
     supply, machine = shared
     folder = Path(machine.identity.folder)
+    name = machine.identity.name
     assert Path(machine.identity.details["key"]).stat().st_mode & 0o777 == 0o600
     assert said(machine, "id -u; grep -c . ~vagrant/.ssh/authorized_keys") == ["0", "1"]
     machine.release()
@@ -335,12 +351,20 @@ def test_a_machine_of_vagrants_ends_as_promised(shared: tuple[Supply, Machine]) 
     with pytest.raises(MachineLost):  # Its time is up, and nobody of ours does anything.
         machine.run(b"pkill -x sleep; exec tail -f /dev/null", deadline=soon(120))
     assert not machine.alive()
+    assert folder.exists(), "its keys are still there"
 
     shutil.rmtree(folder / ".vagrant")  # As after a kill, with the checkout deleted.
     stranger = make_provider(supply.provider.name, notify=silent)
-    (shown,) = [each for each in stranger.leftovers() if each.name == machine.identity.name]
+    (shown,) = [each for each in stranger.leftovers() if each.name == name]
     assert (shown.folder, dict(shown.details)) == (machine.identity.folder, {})
-    stranger.adopt(shown).destroy(deadline=soon())
+    (tmp_path / "vagrant").symlink_to("/bin/sleep")
+    serving: list[Command] = [
+        ([str(tmp_path / "vagrant"), "60"], {**os.environ, MARK: f"{name}x"}),
+        (["sleep", "60"], {**os.environ, MARK: name}),  # As VirtualBox's own service may.
+    ]
+    with look_alikes(name, tmp_path, *serving):
+        stranger.adopt(shown).destroy(deadline=soon())
+        assert not folder.exists()
     nothing_left(machine)
     machine.destroy(deadline=soon())
 
@@ -367,6 +391,7 @@ def names(supply: Supply) -> list[str]:
     return [each.name for each in own if each.attempt]  # 0: what machines of a run share.
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
 def test_the_name_alone_finds_and_destroys_a_machine(supply: Supply) -> None:
     """Without any journal a provider shows whose machine it is, and where its disk is."""
     request = supply.request()
@@ -387,6 +412,7 @@ def test_the_name_alone_finds_and_destroys_a_machine(supply: Supply) -> None:
     machine.destroy(deadline=soon())
 
 
+# Through Vagrant: test_a_machine_of_vagrants_ends_as_promised. Those of aws are not on this host.
 @pytest.mark.parametrize("kind", LOCAL_KINDS)
 def test_who_only_looks_like_a_machine_is_never_touched(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -399,19 +425,8 @@ def test_who_only_looks_like_a_machine_is_never_touched(
 def _look_alikes_survive(supply: Supply, tmp_path: Path) -> None:
     request = supply.request()
     name = request.identity.name
-    log = tmp_path / name
-    log.touch()
-    strangers = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment)
-        for command, environment in [
-            (["tail", "-f", str(log)], None),
-            (["tail", "-f", name], None),
-            (["sh", "-c", "sleep 60; :", "qemu-system-x86_64", "-name", name], None),
-            (["sleep", "60"], {**os.environ, "ABOUT": f"MACHINE_NAME={name}"}),
-            (["sleep", "60"], {**os.environ, "MACHINE_NAME": f"{name}x"}),
-        ]
-    ]
-    try:
+    recycled = (["sleep", "60"], {**os.environ, "MACHINE_NAME": f"{name}x"})
+    with look_alikes(name, tmp_path, recycled) as strangers:
         machine = supply.boot(request)
         until(lambda: name in names(supply))  # Between fork and exec a process shows no name.
         liar = Identity(
@@ -426,7 +441,26 @@ def _look_alikes_survive(supply: Supply, tmp_path: Path) -> None:
         supply.provider.adopt(liar).destroy(deadline=soon())
         machine.destroy(deadline=soon())
         assert not Path(request.identity.folder).exists()
-        assert [stranger.poll() for stranger in strangers] == [None] * 5
+
+
+@contextlib.contextmanager
+def look_alikes(name: str, folder: Path, *more: Command) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that only mention a machine; they are alive after the block."""
+    log = folder / name
+    log.touch()
+    commands: list[Command] = [
+        (["tail", "-f", str(log)], None),
+        (["tail", "-f", name], None),
+        (["sh", "-c", "sleep 60; :", "qemu-system-x86_64", "-name", name], None),
+        (["sleep", "60"], {**os.environ, "ABOUT": f"MACHINE_NAME={name}"}),
+        *more,
+    ]
+    strangers = [
+        subprocess.Popen(argv, cwd=folder, env=environment) for argv, environment in commands
+    ]
+    try:
+        yield strangers
+        assert [stranger.poll() for stranger in strangers] == [None] * len(strangers)
     finally:
         for stranger in strangers:
             stranger.kill()
