@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any
 
 from build_orchestrator.errors import UsageError
@@ -48,6 +49,8 @@ class Described:
     boot_s: int
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The script's variables; empty where Vagrant runs no script."""
+    script: str = ""
+    """Relative to the inputs; empty likewise."""
     folder: str = ""
     """The machine's own, with which the provider describes it."""
     driver: str = ""
@@ -130,6 +133,7 @@ def _described(target: Target, recipe: Recipe, epoch: int) -> Described:
             "SOURCE_DATE_EPOCH": str(epoch),
             "LANG": "C.UTF-8",
         },
+        script=str(PureWindowsPath(recipe.windows_script)) if distro.windows else recipe.script,
     )
 
 

@@ -36,8 +36,12 @@ class Windows:
         self.inputs = folder / "inputs"
         self.environment = {**standin.environment(self.prefix), "PIP_NO_INDEX": "1"}
         shutil.copytree(ROOT / "provision", self.inputs / "provision")
-        (self.inputs / packager.NAME).write_bytes(packager.content())
+        self.bring_packager()
         shutil.copy(ROOT / "packager.yaml", self.inputs)
+
+    def bring_packager(self) -> None:
+        """As `build up` does."""
+        (self.inputs / packager.NAME).write_bytes(packager.content())
 
     def run(self, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
         # All three are pipes or nothing: Windows' Python cannot start with files for them here.
@@ -152,7 +156,7 @@ def test_a_powershell_that_does_nothing_is_not_believed(windows: Windows, tmp_pa
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({}, "no Python 3.8 or later is here: bake one into the image"),
+        ({}, "no Python 3.8 or later is here, and no Chocolatey or winget brought one"),
         ({"PYTHON_HOME": "C:\\none"}, "PYTHON_HOME=C:\\none holds no Python 3.8 or later"),
         ({"PYTHON_ZIP_URL": "http://h/x.zip"}, "PYTHON_ZIP_URL needs PYTHON_ZIP_SHA256 beside it"),
         ({"BUILD_INPUTS": "C:\\none"}, "there is no packager.yaml in C:\\none"),
@@ -170,12 +174,27 @@ def test_what_is_missing_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_of_installers_that_makes_none_is_not_believed(
-    windows: Windows, python: Path, wheelhouse: Path, tmp_path: Path
+CHOCOLATEY = r"""
+import shutil, sys
+with open(r"C:\choco-asked", "w") as file:
+    print(*sys.argv[1:], file=file)
+shutil.copytree(r"C:\python", r"C:\Python311")
+"""
+
+
+def test_a_machine_that_has_nothing_builds_from_the_packagers_source(
+    windows: Windows, wheelhouse: Path, tmp_path: Path
 ) -> None:
-    """A program that only ends with 0 is in Inno Setup's place; a module that lacks is named. A
-    requirements file counts on Windows as elsewhere."""
+    """As plain Vagrant brings it. Python comes by the machine's own package manager; a program that
+    only ends with 0 is in Inno Setup's place, and not believed. A requirements file counts on
+    Windows as elsewhere, and a module that lacks is named."""
     assert wheelhouse.is_dir()
+    (windows.inputs / packager.NAME).unlink()
+    assert windows.provision(tmp_path).returncode == 1, "neither file nor source"
+    agent = windows.inputs / "build_orchestrator/agent"
+    shutil.copytree(ROOT / "build_orchestrator/agent", agent)
+    choco = windows.drive / "windows/choco.exe"
+    standin.make_program(choco, CHOCOLATEY)
     packager_yaml = windows.inputs / "packager.yaml"
     small = 'core_modules: {{cloudify_common: "proxy_tools{}"}}\n'
     compiler = windows.drive / "Program Files/Inno Setup 6/ISCC.exe"
@@ -184,17 +203,25 @@ def test_a_compiler_of_installers_that_makes_none_is_not_believed(
     try:
         packager_yaml.write_text(small.format("<1") + "requirements_file: more.txt\n")
         (windows.inputs / "more.txt").write_text("click==8.1.8  # one more\n")
-        done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python))
+        done = windows.provision(tmp_path)
         assert done.returncode == 1
+        assert "no Python is here: choco.exe brings 3.11.9" in done.stdout
+        assert (windows.drive / "choco-asked").read_text().split() == [
+            "install", "python311", "--version", "3.11.9", "--yes", "--no-progress",
+        ]  # fmt: skip
         assert "Inno Setup made no cloudify-windows-agent.exe" in done.stderr
         with zipfile.ZipFile(tmp_path / "cloudify-windows-agent.zip") as archive:
             assert "cloudify/env/Lib/site-packages/click/__init__.py" in archive.namelist()
 
         packager_yaml.write_text(small.format("==99"))
-        done = windows.provision(tmp_path, PYTHON_HOME=in_windows(python))
+        done = windows.provision(tmp_path)
         assert done.returncode == 1
         assert "No matching distribution found for proxy_tools==99" in done.stderr
         assert "the agent could not be built" in done.stderr
     finally:
         shutil.rmtree(compiler.parent)
         shutil.copy(ROOT / "packager.yaml", packager_yaml)
+        shutil.rmtree(agent)
+        shutil.rmtree(windows.drive / "Python311", ignore_errors=True)
+        choco.unlink()
+        windows.bring_packager()

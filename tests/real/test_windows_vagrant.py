@@ -1,34 +1,35 @@
-"""``build up windows_2022_virtualbox`` through the real Vagrant, whose machine looks like Windows:
-VirtualBox is a stand-in, and so is Windows (tests/standins). Vagrant talks ssh to it, since WinRM
-is no part of Debian's Vagrant. No Windows was booted for any of this."""
+"""``build up windows_2022_virtualbox``, and plain ``vagrant up`` of it, through the real Vagrant.
+
+The machine looks like Windows. VirtualBox is a stand-in, and so is Windows; Vagrant
+talks ssh to it, since WinRM is no part of Debian's. No Windows was booted for any of this.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import shutil
 import subprocess
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import require
-from tests.contract.projects import Project
+from tests.contract.projects import ROOT, Project
+from tests.real.empty_box import pack_box
+from tests.real.test_windows import CHOCOLATEY
+from tests.real.windows_wheels import make_wheelhouse
+from tests.standins import windows
 
 TARGET = "windows_2022_virtualbox"
 STANDINS = Path(__file__).parents[1] / "standins"
-BOX_VAGRANTFILE = """\
-Vagrant.configure("2") do |config|
-  config.vm.base_mac = "080027B01DB0"
-  config.vm.guest = :windows
-  config.ssh.username = "root"
-end
-"""
+BOX = 'config.vm.guest = :windows; config.ssh.username = "root"'
+# Vagrant would bring its key in by PowerShell, which is not there.
+KEEPS_ITS_KEY = "config.ssh.insert_key = config.winssh.insert_key = false"
 MAKE = """\
 @echo off
 echo target %BUILD_TARGET% of %TOKEN%
@@ -53,8 +54,8 @@ class WindowsProject(Project):
             "VBOX_WINDOWS": str(prefix),
         }
 
-    def prepare(self, script: str) -> WindowsProject:
-        digest = make_box(self.folder)
+    def prepare(self, script: str, *, box: str = BOX, **recipe: object) -> WindowsProject:
+        digest = pack_box(self.folder / "own.box", box)
         image = {"box": "own/windows", "path": "own.box", "sha256": digest}
         content = {
             "schema": 1,
@@ -75,6 +76,7 @@ class WindowsProject(Project):
                     "inputs": ["data/"],
                     "outputs": [{"name": "made.txt"}],
                     "secrets": ["TOKEN"],
+                    **recipe,
                 }
             },
         }
@@ -84,44 +86,28 @@ class WindowsProject(Project):
         (self.folder / "make.bat").write_text(script)
         return self
 
+    def vagrant(self, *arguments: str, **environ: str) -> str:
+        """Run plain Vagrant with the project's own Vagrantfile."""
+        done = subprocess.run(
+            ["vagrant", *arguments],
+            cwd=self.folder / "vagrant",
+            env={**self.environ, "VAGRANT_CHECKPOINT_DISABLE": "1", **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=800,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        return done.stdout
+
     def machines(self) -> str:
         """What VirtualBox shows."""
         argv = ["VBoxManage", "list", "vms"]
         done = subprocess.run(argv, env=self.environ, capture_output=True, text=True, check=True)
         return done.stdout
-
-
-def make_box(folder: Path) -> str:
-    """A box with an empty disk; return its checksum."""
-    with tempfile.TemporaryDirectory() as place:
-        disk = Path(place) / "disk.vmdk"
-        subprocess.run(
-            [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "vmdk",
-                "-o",
-                "subformat=streamOptimized",
-                disk,
-                "1M",
-            ],
-            check=True,
-        )
-        described = resources.files("build_orchestrator.image").joinpath("box.ovf").read_text()
-        described = described.replace("box-disk001.vmdk", disk.name)
-        texts = {
-            "metadata.json": '{"provider": "virtualbox"}',
-            "Vagrantfile": BOX_VAGRANTFILE,
-            "box.ovf": described,
-        }
-        for name, text in texts.items():
-            (Path(place) / name).write_text(text)
-        with tarfile.open(folder / "own.box", "w") as box:
-            for name in (*texts, disk.name):
-                box.add(Path(place) / name, name)
-    return hashlib.sha256((folder / "own.box").read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -146,4 +132,43 @@ def test_a_batch_file_builds_and_nothing_remains(project: WindowsProject) -> Non
     assert made.read_bytes() == b"what the script was given\r\n"
     # Vagrant keeps the imported box, of which machines are linked clones.
     assert row["machine_name"] not in project.machines()
+    project.assert_nothing_left()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1000)
+def test_plain_vagrant_makes_the_agent(project: WindowsProject, windows_prefix: Path) -> None:
+    """A customer has Vagrant and nothing else, and the box no Python: Chocolatey (played) brings
+    it, and the packager runs from the project's own source. What comes out lies beside it."""
+    prefix = windows.copy_prefix(windows_prefix, project.home / "box")
+    windows.make_program(prefix / "drive_c/windows/choco.exe", CHOCOLATEY)
+    project.prepare(
+        MAKE,
+        box=f"{BOX}; {KEEPS_ITS_KEY}",
+        windows_script="provision/provision.windows.bat",
+        inputs=["provision/", "packager.yaml", "build_orchestrator/agent/", "wheelhouse/"],
+        windows_outputs=[{"name": "cloudify-windows-agent{version}.zip"}],
+        secrets=[],
+        pass_host_trust=True,
+    )
+    for name in ("provision", "build_orchestrator/agent"):
+        shutil.copytree(ROOT / name, project.folder / name)
+    modules = 'core_modules: {cloudify_common: "proxy_tools<1"}\n'
+    (project.folder / "packager.yaml").write_text(modules)
+    make_wheelhouse(project.folder / "wheelhouse")
+    assert project.build("render", "--write").status == 0
+
+    found = {"VERSION": "7.1.0", "PIP_NO_INDEX": "1", "VBOX_WINDOWS": str(prefix)}
+    said = project.vagrant("up", TARGET, **found)
+    place = project.folder / "dist" / TARGET
+    made = place / "cloudify-windows-agent_7.1.0.zip"
+
+    assert "choco.exe brings" in said
+    assert sorted(place.iterdir()) == [made.with_suffix(".requirements.lock"), made]
+    with zipfile.ZipFile(made) as archive:
+        names = archive.namelist()
+    assert "cloudify/env/python.exe" in names
+    assert "cloudify/env/Lib/site-packages/proxy_tools/__init__.py" in names
+    project.vagrant("destroy", "-f", TARGET)
+    assert TARGET not in project.machines()
     project.assert_nothing_left()

@@ -10,7 +10,14 @@ from tests.conftest import require
 
 SOURCE_ONLY = ("cloudify-common==7.0.5", "proxy_tools<1", "wagon==1.0.3")
 FOR_WINDOWS = ("--platform", "win_amd64", "--python-version", "3.11", "--only-binary", ":all:")
-ASKED = ("pip==25.3", "setuptools==80.9.0", "click==8.1.8", "psutil==7.2.2", "pyyaml==6.0.3")
+ASKED = (
+    "pip==25.3",
+    "packaging==25.0",
+    "setuptools==80.9.0",
+    "click==8.1.8",
+    "psutil==7.2.2",
+    "pyyaml==6.0.3",
+)
 
 
 def make_wheelhouse(place: Path) -> Path:

@@ -48,15 +48,17 @@ import sys
 with open(r"C:\standin-{}", "a") as file:
     print(*sys.argv[1:], file=file)
 """
-# Of PowerShell just what Vagrant's winssh asks for: two markers, and a command line of cmd's.
-# Vagrant fails where it hears the second marker first, and they come by two ways.
+# Of PowerShell just what Vagrant's winssh asks for: two markers, variables, and a command line of
+# cmd's. Vagrant fails where it hears the second marker first, and they come by two ways.
 POWERSHELL = r"""
-import base64, subprocess, sys, time
+import base64, os, re, subprocess, sys, time
 if "-EncodedCommand" in sys.argv:
     _, out, err, line = base64.b64decode(sys.argv[-1]).decode("utf-16-le").split(";", 3)
     print(out.split()[-1], flush=True)
     time.sleep(0.5)
     print(err.split("'")[1], file=sys.stderr, flush=True)
+    os.environ.update(re.findall(r'\$env:(\w+)="(.*?)"[;\n]', line))
+    line = line.rpartition("\n")[2]
     sys.exit(subprocess.call(f"cmd /d /c {line}", stdin=subprocess.DEVNULL))
 """
 PROGRAMS = {

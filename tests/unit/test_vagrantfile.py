@@ -174,6 +174,21 @@ def test_a_linked_clone_has_the_machines_name_at_once() -> None:
         assert "clonevm" not in single(text_of(None, TEMPLATE), described)
 
 
+def test_windows_runs_a_script_of_its_own(project: Path) -> None:
+    """By a path that cmd reads, in the folder of the inputs."""
+    path = project / "targets.yaml"
+    more = (
+        "script: make.sh\n    windows_script: windows/make.bat\n    windows_outputs: [{name: b}]\n"
+    )
+    path.write_text(path.read_text().replace("script: make.sh\n", more))
+    (project / "windows").mkdir()
+    (project / "windows/make.bat").touch()
+    text = rendered(project)
+    assert text.count("merge(\"BUILD_SCRIPT\" => 'make.sh')") == 3
+    assert text.count("merge(\"BUILD_SCRIPT\" => 'windows\\\\make.bat')") == 1
+    assert 'call "%BUILD_SCRIPT%" <nul' in text
+
+
 @pytest.mark.parametrize("kind", ["committed", "single"])
 def test_ruby_reads_it(project: Path, kind: str) -> None:
     """Both Vagrantfiles are clean Ruby."""

@@ -4,6 +4,7 @@ machine is launched. What cmd makes of it is in tests/real."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,8 @@ from build_orchestrator.render import environment_file
 from build_orchestrator.render.vagrantfile import SETUP, TEMPLATE, Described, single
 from build_orchestrator.transport.ssh import Ssh
 from build_orchestrator.transport.windows import WindowsSsh, batch, in_windows
+
+ROOT = Path(__file__).parents[2]
 
 LINUX = Distro(name="debian_trixie", distribution="Debian", release="trixie")
 WINDOWS = Distro(
@@ -198,6 +201,15 @@ def test_any_process_talks_to_a_machine_as_its_system_wants(
     found = ssh_of(dataclasses.replace(asked.identity, details=known_place(asked)))
     assert type(found) is kind
     assert found.become_root is (kind is Ssh)
+
+
+def test_both_scripts_bring_the_same_readers() -> None:
+    """What reads packager.yaml where the packager runs from source."""
+    scripts = (ROOT / f"provision/{name}" for name in ("prerequisites.sh", "provision.windows.bat"))
+    pattern = r"^(?:set \")?(PYYAML|PACKAGING)_VERSION=([\d.]+)"
+    linux, windows = (re.findall(pattern, each.read_text(), re.MULTILINE) for each in scripts)
+    assert len(linux) == 2
+    assert linux == windows
 
 
 # --- through Vagrant ----------------------------------------------------------------------------
