@@ -31,6 +31,7 @@ def asked(folder: Path, path: str, *headers: str, method: str = "GET") -> tuple[
     lines = [f"{method} {path} HTTP/1.1", *headers, "", ""]
     imds.serve(file, io.BytesIO("\r\n".join(lines).encode()), sink)
     head, _, body = sink.getvalue().decode().partition("\r\n\r\n")
+    assert f"Content-Length: {len(body)}" in head.split("\r\n")
     return int(head.split()[1]), body
 
 
@@ -44,6 +45,7 @@ def test_nothing_is_told_without_a_token(tmp_path: Path) -> None:
     assert asked(tmp_path, "/latest/user-data", "X-aws-ec2-metadata-token: other") == (401, "")
     assert asked(tmp_path, "/latest/api/token", method="PUT") == (400, "")
     ttl = "X-aws-ec2-metadata-token-ttl-seconds: 21600"
+    assert asked(tmp_path, "/latest/user-data", ttl, method="PUT") == (400, "")
     assert asked(tmp_path, "/latest/api/token", ttl, method="PUT") == (200, TOKEN)
     assert told(tmp_path, "/latest/user-data") == (200, "#!/bin/sh\n")
     noted = (tmp_path / "i-1.asked").read_text().splitlines()
@@ -59,6 +61,9 @@ def test_folders_are_listed_and_keys_have_numbers(tmp_path: Path) -> None:
     assert told(tmp_path, "/2021-03-23/meta-data/public-keys/") == (200, "0=bo-1")
     assert told(tmp_path, "/latest/meta-data/public-keys/0/openssh-key") == (200, KEY)
     assert told(tmp_path, "/latest/meta-data/placement/region") == (200, "eu-west-1")
+    assert told(tmp_path, "/latest/meta-data/instance-id") == (200, "i-1")
+    assert told(tmp_path, "/latest/meta-data/public-ipv4") == (200, "127.9.0.1")
+    assert told(tmp_path, "/latest/meta-data/local-ipv4") == (200, imds.LOCAL)
     assert told(tmp_path, "/2021-03-23/dynamic/instance-identity") == (200, "document")
     _, document = told(tmp_path, "/2021-03-23/dynamic/instance-identity/document")
     assert json.loads(document)["region"] == "eu-west-1"
@@ -66,5 +71,6 @@ def test_folders_are_listed_and_keys_have_numbers(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
     """Also below what is no folder, and the token itself."""
-    for path in ("/latest/meta-data/spot", "/latest/user-data/x", "/latest/token", "/x/user-data"):
+    paths = ("meta-data/spot", "user-data/s", "token", "meta-data/mac/5")
+    for path in (*(f"/latest/{each}" for each in paths), "/x/user-data", "/latest2/user-data"):
         assert told(tmp_path, path) == (404, ""), path
