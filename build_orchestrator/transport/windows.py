@@ -1,20 +1,21 @@
-"""Talk to a Windows machine through its OpenSSH server.
+"""Talk to a Windows machine, and do so through its OpenSSH server.
 
 Windows has no ``sh``, no ``tee``, and a quoting that differs from shell to shell. So each command
 line is ``cmd /d /q /c NAME``, which every shell reads alike, and NAME is a batch file of ours that
-went there by sftp. Trees go the same way, as tar files whose checksum both sides take. The machine
-needs what Windows has had since Server 2019: sshd, its sftp server, tar and certutil. sftp and cmd
-both start in the home folder, so no name of ours holds a path.
+was copied there. Trees go the same way, as tar files whose checksum both sides take. The machine
+needs what Windows has had since Server 2019: tar and certutil, and for ssh an sshd with its sftp
+server. Files are copied to the home folder, where cmd starts, so no name of ours holds a path.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from build_orchestrator import command
-from build_orchestrator.command import CHUNK, Finished, Lines
+from build_orchestrator.command import CHUNK, Consumer, Finished, Lines
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, UsageError, VerificationFailed
 from build_orchestrator.transport.shell import NO_FOLDER, OnLine, agree, ignore
@@ -87,12 +88,39 @@ def in_windows(path: PurePosixPath) -> str:
     return "C:" + str(path).replace("/", "\\")
 
 
-class WindowsSsh(Ssh):
-    """One Windows machine's ssh; its user is an administrator."""
+class WindowsShell(abc.ABC):
+    """Something that runs command lines of ``cmd``, and copies files to and from the home folder.
 
-    # It reads commands until its standard input ends.
-    hold = "cmd /d /q"
+    Whoever can do these three has what ``Shell`` promises of any machine.
+    """
+
+    folder: Path
+    """Ours, on this host: for files on their way."""
     _files = 0
+
+    @abc.abstractmethod
+    def _execute(
+        self,
+        line: str,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+        stdin: Iterable[bytes] = (),
+        to: Consumer | None = None,
+    ) -> Finished:
+        """Run one command line that every shell reads alike; ``to`` takes its output.
+
+        Raises:
+            MachineLost, DeadlineExceeded, Interrupted
+        """
+
+    @abc.abstractmethod
+    def _put(self, file: Path, *, deadline: Deadline, cancel: Cancel) -> None:
+        """Copy a file to the machine's home folder, under its own name."""
+
+    @abc.abstractmethod
+    def _take(self, file: Path, *, deadline: Deadline, cancel: Cancel) -> None:
+        """Copy a file of this name out of the machine's home folder, and remove it there."""
 
     def run(
         self,
@@ -106,7 +134,11 @@ class WindowsSsh(Ssh):
         head, _, text = (b"\n" + script).partition(b"\n\n")
         lines = Lines(on_line or ignore)
         finished = self._batch(
-            RUN.encode() + text, deadline=deadline, cancel=cancel, stdin=head[1:] + b"\n", to=lines
+            RUN.encode() + text,
+            deadline=deadline,
+            cancel=cancel,
+            stdin=(head[1:] + b"\n",),
+            to=lines,
         )
         lines.close()
         return finished.status
@@ -118,7 +150,7 @@ class WindowsSsh(Ssh):
         with self._scratch("tar") as tar:
             with _kept_here(tar), tar.open("wb") as file:
                 file.writelines(sent.through(pack(source)))
-            self._sftp(f"put {tar.name}", deadline=deadline, cancel=cancel)
+            self._put(tar, deadline=deadline, cancel=cancel)
             text = PUSH.format(folder=in_windows(target), tar=tar.name)
             finished = self._batch(text.encode(), deadline=deadline, cancel=cancel)
         finished.check(f"{source}: could not be copied to {target} in the machine")
@@ -135,7 +167,7 @@ class WindowsSsh(Ssh):
             if finished.status == NO_FOLDER:
                 raise VerificationFailed(f"{source}: no such folder in the machine")
             finished.check(f"{source}: could not be copied out of the machine")
-            self._sftp(f"get {tar.name}", f"rm {tar.name}", deadline=deadline, cancel=cancel)
+            self._take(tar, deadline=deadline, cancel=cancel)
             with Unpacker(target) as unpack:
                 consume = received.into(unpack)
                 with tar.open("rb") as file:
@@ -147,45 +179,22 @@ class WindowsSsh(Ssh):
         agree(received.sha256, finished.stdout, f"{source}: arrived damaged at {target}")
         return received.sha256
 
-    # --- inside ---------------------------------------------------------------------------------
-
     def _batch(
         self,
         text: bytes,
         *,
         deadline: Deadline,
         cancel: Cancel,
-        stdin: bytes = b"",
-        to: Lines | None = None,
+        stdin: Iterable[bytes] = (),
+        to: Consumer | None = None,
     ) -> Finished:
         """Run a batch file to its end."""
         with self._scratch("bat") as file:
             with _kept_here(file):
                 file.write_bytes(text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-            self._sftp(f"put {file.name}", deadline=deadline, cancel=cancel)
-            finished = command.run(
-                self.argv(f"cmd /d /q /c {file.name}"),
-                deadline=deadline,
-                cancel=cancel,
-                stdin=stdin,
-                stdout=to,
-                cwd=self.folder,
-            )
-        self._check_link(finished)
-        return finished
-
-    def _sftp(self, *commands: str, deadline: Deadline, cancel: Cancel) -> None:
-        """Move files between our folder and the machine's home, over the same connection."""
-        joined = ("-o", f"ControlPath={SOCKET}", "-o", "ProxyCommand=false")
-        finished = command.run(
-            ["sftp", "-q", "-F", CONFIGURATION, *joined, "-b", "-", ALIAS],
-            deadline=deadline,
-            cancel=cancel,
-            stdin="".join(f"{each}\n" for each in commands).encode(),
-            cwd=self.folder,
-        )
-        self._check_link(finished)
-        finished.check("a file could not be copied by sftp")
+            self._put(file, deadline=deadline, cancel=cancel)
+            line = f"cmd /d /q /c {file.name}"
+            return self._execute(line, deadline=deadline, cancel=cancel, stdin=stdin, to=to)
 
     @contextlib.contextmanager
     def _scratch(self, kind: str) -> Iterator[Path]:
@@ -205,3 +214,49 @@ def _kept_here(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EnvironmentFailure(f"{place}: cannot be written", details=str(error)) from error
+
+
+class WindowsSsh(WindowsShell, Ssh):
+    """One Windows machine's ssh; its user is an administrator."""
+
+    # It reads commands until its standard input ends.
+    hold = "cmd /d /q"
+
+    def _execute(
+        self,
+        line: str,
+        *,
+        deadline: Deadline,
+        cancel: Cancel,
+        stdin: Iterable[bytes] = (),
+        to: Consumer | None = None,
+    ) -> Finished:
+        finished = command.run(
+            self.argv(line),
+            deadline=deadline,
+            cancel=cancel,
+            stdin=stdin,
+            stdout=to,
+            cwd=self.folder,
+        )
+        self._check_link(finished)
+        return finished
+
+    def _put(self, file: Path, *, deadline: Deadline, cancel: Cancel) -> None:
+        self._sftp(f"put {file.name}", deadline=deadline, cancel=cancel)
+
+    def _take(self, file: Path, *, deadline: Deadline, cancel: Cancel) -> None:
+        self._sftp(f"get {file.name}", f"rm {file.name}", deadline=deadline, cancel=cancel)
+
+    def _sftp(self, *commands: str, deadline: Deadline, cancel: Cancel) -> None:
+        """Move files between our folder and the machine's home, over the same connection."""
+        joined = ("-o", f"ControlPath={SOCKET}", "-o", "ProxyCommand=false")
+        finished = command.run(
+            ["sftp", "-q", "-F", CONFIGURATION, *joined, "-b", "-", ALIAS],
+            deadline=deadline,
+            cancel=cancel,
+            stdin="".join(f"{each}\n" for each in commands).encode(),
+            cwd=self.folder,
+        )
+        self._check_link(finished)
+        finished.check("a file could not be copied by sftp")

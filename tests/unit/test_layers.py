@@ -46,6 +46,9 @@ CLOCKS = {"now", "utcnow", "today"}
 CONFINED = {
     "boto3": ("machine/ec2", "publish/s3"),
     "botocore": ("machine/ec2", "publish/s3"),
+    "cryptography": ("machine/ec2",),
+    "requests": ("transport/winrm",),
+    "winrm": ("transport/winrm",),
     "vagrant": ("machine/vagrant",),
     "subprocess": ("command", "agent/children"),
     "click": ("cli",),
@@ -218,6 +221,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (libraries_stay_in_their_rooms, "image/ami", "from botocore.exceptions import ClientError"),
     (libraries_stay_in_their_rooms, "machine/qemu/launch", "import vagrant"),
     (libraries_stay_in_their_rooms, "machine/ec2fake", "import boto3"),
+    (libraries_stay_in_their_rooms, "publish/folder", "import requests"),
     (libraries_stay_in_their_rooms, "transport/ssh", "from subprocess import Popen"),
     (libraries_stay_in_their_rooms, "report/table", "import click"),
     (libraries_stay_in_their_rooms, "agent/installer", "import subprocess"),
