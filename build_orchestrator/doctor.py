@@ -341,13 +341,13 @@ def _vagrants(providers: Iterable[str]) -> Iterator[Check]:
 
 def _windows(target: Target) -> Check:
     """Whether a Windows machine can be talked to."""
-    finding, remedy = "over ssh, once it runs", ""
+    finding, remedy = "once it runs", ""
     if target.distro.legacy:
         finding = (
             "too old: `build up` needs what Windows has had since Server 2019, OpenSSH and tar"
         )
         remedy = "Choose a newer one."
-    elif target.communicator == "winrm" and not ready.has_winrm():
+    elif target.provider != "aws" and target.communicator == "winrm" and not ready.has_winrm():
         finding = "Vagrant has no WinRM, by which ssh is set up in this machine"
         remedy = "vagrant plugin install winrm, winrm-fs, winrm-elevated; or communicator: ssh"
     return Check(

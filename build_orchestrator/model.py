@@ -167,7 +167,7 @@ class Target:
     attempts: int = 2
     """How many machines may be tried when the environment fails."""
     communicator: str = "ssh"
-    """``ssh``, or ``winrm``: how Vagrant talks to it."""
+    """``ssh``, or ``winrm``: how Vagrant talks to it, or on aws we do."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
 

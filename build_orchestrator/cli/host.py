@@ -75,7 +75,10 @@ def _aws(ctx: click.Context, endpoint: str, regions: tuple[str, ...], as_json: b
     every = configuration.targets.values() if configuration else ()
     targets = [target for target in every if target.provider == "aws"]
     checks = _shown(examine_aws(cloud, targets), as_json)
-    document = policy(parameters=any(each.image.ami_parameter for each in targets))
+    document = policy(
+        parameters=any(each.image.ami_parameter for each in targets),
+        passwords=any(each.communicator == "winrm" for each in targets),
+    )
     if as_json:
         _print_json(checks, {"policy": document})
     else:

@@ -219,7 +219,7 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
     if not found:
         names = ", ".join(entry.identity.target for entry in alive) or "none"
         if any(target in (entry.identity.target, entry.identity.name) for entry in alive):
-            raise UsageError(f"{target} is alive, but machines of its provider have no ssh")
+            raise UsageError(f"{target} is alive, but is not talked to by ssh")
         raise UsageError(
             f"no machine of {target!r} is alive",
             details=f"Machines alive: {names}",

@@ -128,8 +128,8 @@ def _check_ssh(distro: DistroRow, findings: Findings, place: Place) -> None:
 def _check_communicator(
     distro: DistroRow, provider: str, target: TargetRow, findings: Findings, place: Place
 ) -> None:
-    if target.communicator and not through_vagrant(provider):
-        findings.add(place, "only machines of Vagrant's have one")
+    if target.communicator and not (through_vagrant(provider) or provider == "aws"):
+        findings.add(place, "only machines of Vagrant's and of aws have one")
     if target.communicator == "winrm" and not distro.windows:
         findings.add(place, "winrm is for distros with windows: true")
 

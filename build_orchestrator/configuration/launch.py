@@ -70,7 +70,11 @@ class LaunchRow:
         without="the distro's `ssh.user`",
     )
     port: int | None = entry(
-        "Where its sshd listens.", default=None, minimum=1, maximum=65535, without="22"
+        "Where its sshd listens, or its WinRM.",
+        default=None,
+        minimum=1,
+        maximum=65535,
+        without="22; 5986 for `winrm`",
     )
     address: str = entry(
         "Which of its addresses we connect to; a `private` machine gets no public one.",

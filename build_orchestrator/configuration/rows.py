@@ -166,10 +166,11 @@ class TargetRow:
         maximum=10,
     )
     communicator: str = entry(
-        "How Vagrant talks to its machines.",
+        "How Vagrant talks to its machines; on `aws`, how we do: `winrm` is for Windows without "
+        "OpenSSH.",
         default="",
         choices=COMMUNICATORS,
-        without="`winrm` on Windows, else `ssh`",
+        without="`winrm` where Vagrant starts Windows, else `ssh`",
     )
     launch: LaunchRow | None = entry("How machines of `aws` are launched.", default=None)
     options: Mapping[str, str] = entry("What only this provider understands.", default={})

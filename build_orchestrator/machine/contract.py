@@ -39,7 +39,7 @@ class MachineRequest:
     cold: bool = False
     """Boot from power-on even where a warm start could be had."""
     communicator: str = "ssh"
-    """How Vagrant talks to it."""
+    """``ssh``, or ``winrm``: how Vagrant talks to it, or on aws we do."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this provider understands."""
     project: Path | None = None

@@ -39,16 +39,17 @@ type data\\input.txt >"%BUILD_OUTPUT%\\made-%BUILD_DISTRO%.txt"
 class WindowsProject(AwsProject):
     """A checkout whose one target is Windows."""
 
-    def prepare(self, script: str) -> WindowsProject:
+    def prepare(self, script: str, communicator: str = "ssh") -> WindowsProject:
         self.write_targets(
-            {
+            communicator=communicator,
+            recipe={
                 "script": "make.sh",
                 "windows_script": "a folder/make it.bat",
                 "inputs": ["data/"],
                 "outputs": [{"name": "made.tar.gz", "members": "cloudify/env/"}],
                 "windows_outputs": [{"name": "made-{distro}.txt"}],
                 "secrets": ["TOKEN"],
-            }
+            },
         )
         for folder in ("data", "a folder"):
             (self.folder / folder).mkdir()
@@ -56,14 +57,21 @@ class WindowsProject(AwsProject):
         (self.folder / "a folder/make it.bat").write_text(script)
         return self
 
-    def write_targets(self, recipe: dict[str, Any], **deadlines: float) -> None:
-        row = {"image": {"ami": self.server.windows_ami}}
+    def write_targets(
+        self, recipe: dict[str, Any], communicator: str = "ssh", **deadlines: float
+    ) -> None:
+        user = "Administrator" if communicator == "winrm" else "root"
+        row = {
+            "image": {"ami": self.server.windows_ami},
+            "communicator": communicator,
+            "launch": {"user": user},
+        }
         content = {
             "schema": 1,
             "defaults": {
                 "attempts": 1,
                 "deadlines": {**DEADLINES, "boot_s": 60, "transfer_s": 60, **deadlines},
-                "launch": {"region": REGION, "port": PORT, "user": "root"},
+                "launch": {"region": REGION, "port": PORT},
             },
             "distros": {
                 "windows_2022": {
@@ -90,9 +98,14 @@ def project(server: Ec2, tmp_path: Path) -> WindowsProject:
     return WindowsProject(tmp_path / "home", server)
 
 
-def test_a_batch_file_builds_and_nothing_remains(project: WindowsProject, server: Ec2) -> None:
-    """Boot, push, run, collect, publish, terminate; the secret arrived, and stayed nowhere."""
-    done = project.prepare(MAKE).at_standin("up", TARGET, TOKEN=PLANTED)
+@pytest.mark.parametrize("communicator", ["ssh", "winrm"])
+def test_a_batch_file_builds_and_nothing_remains(
+    communicator: str, project: WindowsProject, server: Ec2
+) -> None:
+    """Boot, push, run, collect, publish, terminate; the secret arrived, and stayed nowhere. Nor did
+    the password, which WinRM needs, and which AWS is asked for then alone."""
+    before = server.shown()["actions"].get("GetPasswordData", 0)
+    done = project.prepare(MAKE, communicator).at_standin("up", TARGET, TOKEN=PLANTED)
 
     assert done.status == 0, done.words
     row = project.row()
@@ -103,11 +116,16 @@ def test_a_batch_file_builds_and_nothing_remains(project: WindowsProject, server
     assert f"target {TARGET}, inputs C:\\build\\inputs, here C:\\build\\inputs" in log
     (made,) = project.folder.glob("dist/dev/*/made-windows_2022.txt")
     assert made.read_bytes() == b"what the script was given\r\n"
-    told = json.dumps(server.shown()) + done.words
+    (machine,) = project.launched()
+    password = machine.pop("password")
+    told = json.dumps(machine) + done.words
     kept = [path.read_bytes() for path in project.run.rglob("*") if path.is_file()]
-    for secret in (PLANTED, CREDENTIALS["AWS_SECRET_ACCESS_KEY"], "PRIVATE KEY"):
+    for secret in (PLANTED, CREDENTIALS["AWS_SECRET_ACCESS_KEY"], "PRIVATE KEY", password):
         assert secret not in told
         assert not [each for each in kept if secret.encode() in each]
+    by_winrm = communicator == "winrm"
+    assert (server.shown()["actions"].get("GetPasswordData", 0) > before) == by_winrm
+    assert machine["key"].endswith("-rsa") == by_winrm
     assert server.left() == []
     project.assert_nothing_left()
 

@@ -107,7 +107,7 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
         if times > before["actions"].get(name, 0)
     }
     named = re.findall(r"ec2:\w+", (ROOT / "docs/how-to/bake-images.md").read_text())
-    assert asked <= actions_of(policy(parameters=False)) | {*named}
+    assert asked <= actions_of(policy()) | {*named}
 
     elsewhere = {"XDG_CACHE_HOME": str(project.home / "another")}
     built = project.at_standin("up", TARGET, "--require-baked", **elsewhere)

@@ -10,6 +10,7 @@ moto leaves out, and AWS does, is done here:
 - a security group that is in use cannot be deleted;
 - the conditions of the smallest policy hold for whoever has CREDENTIALS;
 - the console is the machine's own, and so is the key pair that it was launched with;
+- the password of a Windows machine is encrypted with that key pair, and told after a moment;
 - an image of a stopped machine holds what was on its disk, and machines start from it.
 
 Each machine has an address of its own in 127.0.0.0/8. ``/standin`` takes JSON: faults to inject,
@@ -25,6 +26,7 @@ import io
 import json
 import os
 import random
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -50,6 +52,7 @@ PORT = 2222
 REGION = "eu-west-1"
 PENDING_S = 0.2
 SHUTTING_DOWN_S = 0.3
+PASSWORD_S = 2.0
 XML = [("Content-Type", "text/xml")]
 ERROR = (
     "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
@@ -278,7 +281,7 @@ def _is_forbidden(environ: Environ, asked: dict[str, str]) -> bool:
     is_ours = environ.get("HTTP_USER_AGENT", "").startswith("Boto3/")
     if not is_ours or key != CREDENTIALS["AWS_ACCESS_KEY_ID"] or "ec2" not in scope:
         return False
-    smallest = policy(parameters=False)
+    smallest = policy(passwords=True)
     is_named = f"ec2:{asked['Action']}" in actions_of(smallest)
     return is_named and not allows(smallest, asked, _tags_of)
 
@@ -331,6 +334,8 @@ def _everything() -> dict[str, Any]:
                 "subnet": each.subnet_id,
                 "public": bool(each.public_ip),
                 "groups": _groups_of(each),
+                "key": each.key_name or "",
+                "password": each.password,
                 "tags": [tag["key"] for tag in each.get_tags()],
             }
             for each in backend.all_instances()
@@ -400,8 +405,10 @@ def instance_class(
                 nic.public_ip = self.address
             self.script = base64.b64decode(str(data)).decode() if data else ""
             self.machine: Machine | None = None
+            self.password = secrets.token_urlsafe(18) if image_id in prefixes else ""
             self.ending = ""
             self.stopped = False
+            self.tells_at = time.monotonic() + PASSWORD_S
             threading.Thread(target=self._live, daemon=True).start()
 
         def _live(self) -> None:
@@ -441,7 +448,21 @@ def instance_class(
                 },
                 image=images.get(self.image_id),
                 prefix=prefixes.get(self.image_id),
+                password=self.password if self.key_name else "",
             )
+
+        def password_data(self) -> str:
+            """As AWS says it; empty as long as the machine has not told it."""
+            from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+            from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+            if not self.key_name or time.monotonic() < self.tells_at:
+                return ""
+            key = load_ssh_public_key(self._key().encode())
+            assert isinstance(key, RSAPublicKey), "AWS refuses another one for Windows"
+            encrypted = key.encrypt(self.password.encode(), PKCS1v15())
+            return f"\r\n{base64.b64encode(encrypted).decode()}\r\n"
 
         def _key(self) -> str:
             if not self.key_name:
@@ -520,6 +541,7 @@ def main() -> None:
     from moto.core.responses import ActionResult
     from moto.ec2.models import instances
     from moto.ec2.responses.general import General
+    from moto.ec2.responses.windows import Windows
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
@@ -540,7 +562,12 @@ def main() -> None:
         text = base64.b64encode(instance.console().encode()).decode()
         return ActionResult({"InstanceId": instance.id, "Output": text})
 
+    def get_password_data(self: Any) -> ActionResult:
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        return ActionResult({"InstanceId": instance.id, "PasswordData": instance.password_data()})
+
     General.get_console_output = get_console_output  # type: ignore[method-assign]
+    Windows.get_password_data = get_password_data  # type: ignore[method-assign]
     keep_disks(Path(sys.argv[1]), images)
     named: dict[str, Path | None] = dict.fromkeys(("sshd-standin-1", "sshd-standin-2", "arm-1"))
     disk, prefix = sys.argv[2:4]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator.machine.qemu.accelerator import known_verdict
-from tests.standins import imds, windows
+from tests.standins import imds, windows, winrm
 from tests.standins.ami import HAS_CLOUD_INIT
 from tests.standins.namespaces import isolated
 from tests.standins.windows import POWERED_OFF
@@ -63,6 +63,8 @@ class Order:
     """The folder of an image; None for a machine without a disk."""
     prefix: Path | None = None
     """The drive C that a machine of Windows starts from."""
+    password: str = ""
+    """That of its administrator, where it has one; only WinRM asks for it."""
 
 
 class Machine:
@@ -159,6 +161,10 @@ def _windows(order: Order) -> list[str]:
     assert order.prefix is not None
     prefix = windows.copy_prefix(order.prefix, order.folder / "wine")
     listen = f"{order.address}:{order.port}"
+    if order.password:
+        wine = [windows.wine(), "cmd", "/d", "/c"]
+        env, home = windows.environment(prefix), windows.home_of(prefix)
+        winrm.prepare(order.folder, order.password, wine, env, home)
     return isolated(windows.start_machine(prefix, order.folder, listen, order.user_data))
 
 

@@ -303,9 +303,10 @@ def _winrm(drive: Path, folder: Path, listen: str) -> str:
     content = (folder / winrm.DER).read_bytes()
     shutil.copy(folder / winrm.DER, drive / "standin-certificate")
     thumbprint = hashlib.sha1(content).hexdigest()
-    listener = f"create .*Transport=HTTPS .*Port={port};CertificateThumbprint={thumbprint}"
+    listener = f"Port={port};CertificateThumbprint={thumbprint}"
     return f"""tr -d '"' <{drive}/standin-winrm >asked
-  grep -q '{listener}' asked
+  name=$(cd {drive}; echo standin-store-*)
+  grep -q "create .*Transport=HTTPS @{{Hostname=${{name#standin-store-}};{listener}" asked
   grep -q 'service/auth @{{Basic=true}}' asked
   exec {sys.executable} {winrm.__file__} {folder} {host} {port} 2>winrm.log"""
 

@@ -10,7 +10,7 @@ import yaml
 
 from build_orchestrator.configuration import Configuration, find_project, load
 from build_orchestrator.errors import ConfigurationError, ExitCode, UsageError
-from build_orchestrator.model import Deadlines, ImageSource, Output, Size
+from build_orchestrator.model import Deadlines, ImageSource, Output, Size, Target
 
 EMPTY = "1:1: targets.yaml: is empty; see docs/reference/targets-yaml.md"
 PROVIDERS = frozenset({"qemu", "fake"})
@@ -555,6 +555,21 @@ def test_a_wrong_launch_is_named(tmp_path: Path, old: str, new: str, problem: st
     with pytest.raises(ConfigurationError) as caught:
         load(project(tmp_path, AWS.replace(old, new)), providers=CLOUD)
     assert problem in caught.value.details
+
+
+def test_windows_in_aws_is_talked_to_as_its_row_says(tmp_path: Path) -> None:
+    """By ssh where it says nothing; and Linux has no WinRM."""
+
+    def target(text: str) -> Target:
+        return load(project(tmp_path, text), providers=CLOUD).targets["debian_bookworm_aws"]
+
+    windows = AWS.replace("    release: bookworm\n", "    release: bookworm\n    windows: true\n")
+    by_winrm = "        communicator: winrm\n        launch: {user"
+    assert target(windows).communicator == "ssh"
+    assert target(windows.replace("        launch: {user", by_winrm)).communicator == "winrm"
+    with pytest.raises(ConfigurationError) as caught:
+        target(AWS.replace("        launch: {user", by_winrm))
+    assert "winrm is for distros with windows: true" in caught.value.details
 
 
 def test_what_windows_runs_and_leaves(tmp_path: Path) -> None:

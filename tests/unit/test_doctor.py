@@ -9,7 +9,14 @@ import pytest
 
 from build_orchestrator import doctor
 from build_orchestrator.configuration import load
-from build_orchestrator.doctor import PACKAGES, Check, default_jobs, require, working_providers
+from build_orchestrator.doctor import (
+    PACKAGES,
+    Check,
+    _windows,
+    default_jobs,
+    require,
+    working_providers,
+)
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.model import ImageSource, Naming, Plan, Size
 from build_orchestrator.plan import make_plan
@@ -149,3 +156,13 @@ def test_windows_that_nobody_could_talk_to_is_refused_before_anything_starts(
     windows = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
     with pytest.raises(HostNotReady, match=words):
         require(windows)
+
+
+def test_our_own_winrm_needs_none_of_vagrant(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("build_orchestrator.machine.vagrant.ready.WINRM", ())
+    plan = plan_of(host, "debian_bookworm_fake")
+    target = plan.builds[0].target
+    distro = dataclasses.replace(target.distro, windows=True)
+    ours = dataclasses.replace(target, provider="aws", distro=distro, communicator="winrm")
+    assert _windows(ours).ok
+    assert not _windows(dataclasses.replace(ours, provider="virtualbox")).ok

@@ -8,6 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from build_orchestrator.deadline import Deadline
+from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import MachineLeaked
 from build_orchestrator.machine.contract import MachineRequest
-from build_orchestrator.machine.ec2 import launch, leftovers, permissions
+from build_orchestrator.machine.ec2 import launch, leftovers, permissions, shared
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
@@ -264,6 +265,67 @@ def test_a_launch_without_an_answer_counts_as_a_machine(age_s: float, leaks: boo
     assert api.asked == 1
 
 
+class Account:
+    """As much of EC2 as making and removing what a run shares asks for."""
+
+    meta = SimpleNamespace(endpoint_url="http://127.0.0.1:1")
+
+    def __init__(self) -> None:
+        self.keys: dict[str, bytes] = {}
+        self.ports: list[int] = []
+        self.groups = 0
+
+    def describe_key_pairs(self, Filters: list[dict[str, Any]]) -> dict[str, Any]:
+        wanted = Filters[0]
+        names = self.keys if wanted["Name"] == f"tag:{launch.RUN}" else wanted["Values"]
+        return {"KeyPairs": [{"KeyName": n, "KeyPairId": n} for n in names if n in self.keys]}
+
+    def import_key_pair(self, **asked: Any) -> dict[str, Any]:
+        self.keys[asked["KeyName"]] = asked["PublicKeyMaterial"]
+        return {"KeyPairId": asked["KeyName"]}
+
+    def delete_key_pair(self, KeyName: str) -> None:
+        del self.keys[KeyName]
+
+    def describe_security_groups(self, **_: Any) -> dict[str, Any]:
+        return {"SecurityGroups": [{"GroupId": "sg-1"}] * self.groups}
+
+    def create_security_group(self, **_: Any) -> dict[str, Any]:
+        self.groups += 1
+        return {"GroupId": "sg-1"}
+
+    def authorize_security_group_ingress(self, **asked: Any) -> None:
+        self.ports += [each["FromPort"] for each in asked["IpPermissions"]]
+
+    def delete_security_group(self, **_: Any) -> None:
+        self.groups -= 1
+
+    def describe_volumes(self, **_: Any) -> dict[str, Any]:
+        return {}
+
+
+def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path) -> None:
+    """Each port is open, whichever machine came first; and nothing of it stays."""
+    account = Account()
+    api: Any = SimpleNamespace(
+        ec2=account, once=account, region="eu-west-1", now=lambda: NOW, machines=lambda **_: []
+    )
+    ground = {"deadline": Deadline("boot", 20), "cancel": NEVER}
+    for communicator, key in (("ssh", "ed25519"), ("winrm", "rsa"), ("ssh", "ed25519")):
+        way = launch.way_of(communicator, {})
+        place = shared.user_key(tmp_path / "runs/bo/machine", way.key_kind)
+        made, ids = shared.make_shared(api, RUN, {}, way, place, **ground)  # type: ignore[arg-type]
+        assert place.name == f"id_{key}"
+        assert (made.key_name, made.group_id) == (launch.key_name(RUN, way), "sg-1")
+        assert ids == (made.key_name, "sg-1")
+    kinds = {name: content.split()[0] for name, content in account.keys.items()}
+    assert kinds == {f"bo-{RUN}": b"ssh-ed25519", f"bo-{RUN}-rsa": b"ssh-rsa"}
+    assert (set(account.ports), account.groups) == ({22, 5986}, 1)
+
+    assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ""
+    assert (account.keys, account.groups) == ({}, 0)
+
+
 def test_nothing_secret_is_rendered() -> None:
     """What a person may read before a launch holds no key."""
     from build_orchestrator.machine.ec2 import Ec2Provider
@@ -278,5 +340,5 @@ def test_the_how_to_shows_the_smallest_policy() -> None:
     """As `build doctor --provider aws` prints it."""
     text = (Path(__file__).parents[2] / "docs/how-to/aws.md").read_text()
     shown = json.loads(text.split("```json\n")[1].split("```")[0])
-    assert shown == permissions.policy(parameters=False)
+    assert shown == permissions.policy()
     assert "ssm:GetParameter" in permissions.actions_of(permissions.policy(parameters=True))

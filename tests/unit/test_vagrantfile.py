@@ -240,7 +240,10 @@ def test_the_committed_file_is_current() -> None:
         ("libvirt: {image: {box: a/b, version: '1', kernel: k}}", "starts its own kernel"),
         ("libvirt: {image: {box: a/b, version: '1'}, communicator: winrm}", "windows: true"),
         ("qemu: {image: {bootstrap: x, box: a/b}}", "only Vagrant's providers"),
-        ("qemu: {image: {bootstrap: x}, communicator: ssh}", "only machines of Vagrant's"),
+        (
+            "qemu: {image: {bootstrap: x}, communicator: ssh}",
+            "only machines of Vagrant's and of aws",
+        ),
         ("libvrt: {image: {box: a/b, version: '1'}}", "did you mean libvirt?"),
     ],
 )

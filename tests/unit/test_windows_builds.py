@@ -3,22 +3,31 @@ machine is launched. What cmd makes of it is in tests/real."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import re
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from build_orchestrator import command
 from build_orchestrator.configuration import recipe_on
 from build_orchestrator.configuration.files import text_of
 from build_orchestrator.deadline import NEVER, Deadline
-from build_orchestrator.errors import UsageError
+from build_orchestrator.errors import EnvironmentFailure, UsageError
 from build_orchestrator.machine.contract import MachineRequest
 from build_orchestrator.machine.ec2 import launch
-from build_orchestrator.machine.ec2.boot import known_place, ssh_of
+from build_orchestrator.machine.ec2.boot import connection_of, known_place
+from build_orchestrator.machine.ec2.password import of_administrator
+from build_orchestrator.machine.ec2.windows import certificate
 from build_orchestrator.machine.vagrant.windows import prepare
-from build_orchestrator.machine.windows import BEGIN, END
+from build_orchestrator.machine.windows import BEGIN, CERTIFICATE_BEGIN, CERTIFICATE_END, END
 from build_orchestrator.model import (
     Build,
     Deadlines,
@@ -37,6 +46,7 @@ from build_orchestrator.render import environment_file
 from build_orchestrator.render.vagrantfile import SETUP, TEMPLATE, Described, single
 from build_orchestrator.transport.ssh import Ssh
 from build_orchestrator.transport.windows import WindowsSsh, batch, in_windows
+from build_orchestrator.transport.winrm import Winrm
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +91,7 @@ def build_of(**fields: Any) -> Build:
     return Build(**(known | fields))
 
 
-def request(distro: Distro, **options: str) -> MachineRequest:
+def request(distro: Distro, communicator: str = "ssh", **options: str) -> MachineRequest:
     return MachineRequest(
         identity=Identity(
             provider="aws", name="bo-1-w-1", run_uuid="1", target="w", attempt=1, folder="/x/y/z"
@@ -91,12 +101,13 @@ def request(distro: Distro, **options: str) -> MachineRequest:
         size=Size(),
         limit_s=100,
         console=Path("console.txt"),
+        communicator=communicator,
         options={"region": "eu-west-1", **options},
     )
 
 
-def launched(distro: Distro, **options: str) -> dict[str, Any]:
-    asked = request(distro, **options)
+def launched(distro: Distro, communicator: str = "ssh", **options: str) -> dict[str, Any]:
+    asked = request(distro, communicator, **options)
     root = launch.Root(device="/dev/sda1", size_gib=30)
     return launch.parameters(asked, launch.place_of(asked), SHARED, root, now=0.0)
 
@@ -192,14 +203,92 @@ def test_windows_is_launched_without_a_key_pair() -> None:
     assert launch.host_keys(printed) == KEY
 
 
+def test_winrm_is_told_to_listen_for_a_password_that_nobody_wrote_down() -> None:
+    """The key pair is what AWS encrypts it with. Of the certificate only the checksum is shown."""
+    windows = launched(WINDOWS, "winrm")
+    assert windows["KeyName"] == SHARED.key_name
+    script = windows["UserData"]
+    assert script.startswith("<script>\n")
+    assert script.endswith("</script>\n")
+    assert "shutdown /s /f /t 101\n" in script
+    assert "localport=5986 " in script
+    assert '>certificate.inf echo Subject="CN=%NAME%"\n' in script
+    assert 'Transport=HTTPS @{Hostname="%NAME%";Port="5986";' in script, "or Windows refuses it"
+    assert "sshd" not in script
+    assert "localport=2022 " in launched(WINDOWS, "winrm", port="2022")["UserData"]
+    assert not certificate(script), "the words around the checksum are none"
+
+
+CHECKSUM = "0123456789abcdef" * 4
+OTHER = "f" * 64
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        (CHECKSUM, CHECKSUM),
+        (" ".join(CHECKSUM[at : at + 2].upper() for at in range(0, 64, 2)), CHECKSUM),
+        ("CertUtil: -hashfile command FAILED: 0x80070002", ""),
+        (f"{CHECKSUM}0", ""),
+    ],
+    ids=["as it is", "as older ones write it", "failed", "too long"],
+)
+def test_a_certificate_is_known_by_what_the_console_says_last(said: str, known: str) -> None:
+    def block(line: str) -> str:
+        lines = (CERTIFICATE_BEGIN, "SHA256 hash of C:\\x.cer:", line, "done", CERTIFICATE_END)
+        return "\r\n".join(lines)
+
+    assert certificate(f"RDP...\r\n{block(OTHER)}\r\n{block(said)}\r\nready\r\n") == known
+    assert certificate(block(said)[:-1]) == ""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ssh", "bo-1"), ("winrm", "bo-1-rsa")])
+def test_each_way_of_talking_has_its_key_pair(kind: str, name: str) -> None:
+    """AWS encrypts a password with RSA alone; everybody else has the better key."""
+    way = launch.way_of(kind, {})
+    assert launch.key_name("1", way) == name
+    assert (way.key_kind, way.port) == (("rsa", 5986) if kind == "winrm" else ("ed25519", 22))
+    assert launch.way_of(kind, {"port": "99"}).port == 99
+
+
+def test_what_is_journalled_says_that_winrm_is_wanted() -> None:
+    asked = request(WINDOWS, "winrm")
+    found = connection_of(dataclasses.replace(asked.identity, details=known_place(asked)))
+    assert isinstance(found, Winrm)
+    assert (found.user, found.port) == ("Administrator", 5986)
+    assert not found.check(), "who takes up a machine knows no password"
+
+
+def test_a_password_is_read_with_the_key_of_the_run(tmp_path: Path) -> None:
+    """And with no other. As long as the machine has told none, there is none."""
+    for name in ("id_rsa", "other"):
+        make = ["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(tmp_path / name)]
+        command.run(make, deadline=Deadline("key", 20)).check("ssh-keygen")
+    public = load_ssh_public_key((tmp_path / "id_rsa.pub").read_bytes())
+    assert isinstance(public, RSAPublicKey)
+    encrypted = base64.b64encode(public.encrypt(b"a password", PKCS1v15())).decode()
+
+    def read(said: str, key: str = "id_rsa") -> str:
+        ec2 = SimpleNamespace(get_password_data=lambda **_: {"PasswordData": said})
+        api = SimpleNamespace(ec2=ec2)
+        return of_administrator(api, "i-1", tmp_path / key)  # type: ignore[arg-type]
+
+    assert read(f"\r\n{encrypted}\r\n") == "a password"
+    assert (read(""), read("\r\n")) == ("", "")
+    # OpenSSL answers a wrong key with random bytes, so that nobody learns from its errors.
+    with contextlib.suppress(EnvironmentFailure):
+        assert read(encrypted, "other") != "a password"
+
+
 @pytest.mark.parametrize(("distro", "kind"), [(LINUX, Ssh), (WINDOWS, WindowsSsh)])
 def test_any_process_talks_to_a_machine_as_its_system_wants(
     distro: Distro, kind: type[Ssh]
 ) -> None:
     """What is journalled says which system it is. Nobody becomes root on Windows."""
     asked = request(distro, user="somebody")
-    found = ssh_of(dataclasses.replace(asked.identity, details=known_place(asked)))
+    found = connection_of(dataclasses.replace(asked.identity, details=known_place(asked)))
     assert type(found) is kind
+    assert isinstance(found, Ssh)
     assert found.become_root is (kind is Ssh)
 
 

@@ -31,14 +31,18 @@ from build_orchestrator.machine.ec2.launch import (
     is_last_place,
     parameters,
     place_of,
+    way_of,
 )
-from build_orchestrator.machine.ec2.machine import Ec2Machine
+from build_orchestrator.machine.ec2.machine import Connection, Ec2Machine
+from build_orchestrator.machine.ec2.password import of_administrator
 from build_orchestrator.machine.ec2.shared import user_key
 from build_orchestrator.machine.ec2.watch import Watch
+from build_orchestrator.machine.ec2.windows import certificate
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.knock import knock
 from build_orchestrator.transport.ssh import Ssh
 from build_orchestrator.transport.windows import WindowsSsh
+from build_orchestrator.transport.winrm import Winrm
 
 DESTROY_S = 60.0
 KNOCK_S = 3.0
@@ -163,7 +167,7 @@ class Boot:
         return Ec2Machine(
             identity,
             self.api,
-            ssh_of(identity, options=self.request.distro.ssh_options),
+            connection_of(identity, options=self.request.distro.ssh_options),
             watch=self.watch,
             console=self.request.console,
             limit_at=self._limit_at,
@@ -174,17 +178,55 @@ class Boot:
 
     def _answering(self, machine: Ec2Machine) -> None:
         seen = self._running(machine)
-        ssh = machine.ssh
-        ssh.host = self._address(seen)
-        details = {**machine.identity.details, "address": ssh.host, "zone": seen.zone}
+        connection = machine.connection
+        connection.host = self._address(seen)
+        details = {**machine.identity.details, "address": connection.host, "zone": seen.zone}
         machine.identity = dataclasses.replace(machine.identity, details=details)
         self.identified(machine.identity)
-        self._knock(machine)
-        keys, machine.host_key = self._host_keys(machine)
+        if isinstance(connection, Winrm):
+            self._open_winrm(machine, connection)
+        else:
+            self._open_ssh(machine, connection)
+        self.watch.started(machine.identity.name)
+
+    def _open_ssh(self, machine: Ec2Machine, ssh: Ssh) -> None:
+        self._knock(machine, ssh)
+        keys, machine.host_key = self._host_keys(machine, ssh)
         ssh.pin(keys)
         ssh.write_configuration()
         ssh.wait(self.deadline, self.cancel, machine.seems_alive, listening=True)
-        self.watch.started(machine.identity.name)
+
+    def _open_winrm(self, machine: Ec2Machine, winrm: Winrm) -> None:
+        """What the machine proves itself with, and what we do, both come from AWS alone."""
+        what = "the certificate of WinRM"
+        winrm.pin(self._awaited(machine, lambda: certificate(machine.save_console()), what))
+        machine.host_key = "console"
+        key = user_key(Path(machine.identity.folder), "rsa")
+        doing = "the password of the machine"
+
+        def ask() -> str:
+            return persist(
+                lambda: of_administrator(self.api, machine.instance_id, key),
+                doing,
+                deadline=self.deadline,
+                cancel=self.cancel,
+            )
+
+        winrm.password = self._awaited(machine, ask, doing)
+        winrm.wait(self.deadline, self.cancel, machine.seems_alive)
+
+    def _awaited(self, machine: Ec2Machine, ask: Callable[[], str], what: str) -> str:
+        """What AWS says of the machine once the machine has told it."""
+        pause_s = CONSOLE_PAUSE_S
+        while not (found := ask()):
+            machine.check_seems_alive()
+            if self.deadline.remaining_s < pause_s:
+                raise DeadlineExceeded(
+                    self.deadline.stage, self.deadline.limit_s, f"AWS to know {what}"
+                )
+            self.cancel.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_CONSOLE_PAUSE_S)
+        return found
 
     def _running(self, machine: Ec2Machine) -> Seen:
         """Wait until AWS has started it and given it the address that we want."""
@@ -213,9 +255,7 @@ class Boot:
             )
         return MachineLost("AWS ended the machine while it started", details=seen.reason)
 
-    def _knock(self, machine: Ec2Machine) -> None:
-        ssh = machine.ssh
-
+    def _knock(self, machine: Ec2Machine, ssh: Ssh) -> None:
         def check() -> None:
             self.cancel.check()
             machine.check_seems_alive()
@@ -235,7 +275,7 @@ class Boot:
             pause_s=PAUSE_S,
         )
 
-    def _host_keys(self, machine: Ec2Machine) -> tuple[str, str]:
+    def _host_keys(self, machine: Ec2Machine, ssh: Ssh) -> tuple[str, str]:
         """The machine's host keys, and how they became known.
 
         Only AWS's word counts: the console. Where a row allows it, the network's does, too.
@@ -248,7 +288,7 @@ class Boot:
             machine.check_seems_alive()
             if first_use and time.monotonic() - started > FIRST_USE_AFTER_S:
                 self.notify(f"{machine.identity.target}: its host key is taken on first use")
-                return self._scanned(machine.ssh), "first-use"
+                return self._scanned(ssh), "first-use"
             if self.deadline.remaining_s < pause_s:
                 raise DeadlineExceeded(
                     self.deadline.stage,
@@ -271,19 +311,23 @@ class Boot:
 
 def known_place(request: MachineRequest) -> dict[str, str]:
     """What another process needs to ask AWS about the machine, and to log in."""
-    options = request.options
+    options, way = request.options, way_of(request.communicator, request.options)
     return {
         "region": options["region"],
         "endpoint": options.get("endpoint", ""),
         "user": options.get("user") or request.distro.ssh_user,
-        "port": options.get("port", str(SSH_PORT)),
+        "port": str(way.port),
         **({"windows": "true"} if request.distro.windows else {}),
+        **({"communicator": way.communicator} if way.communicator != "ssh" else {}),
     }
 
 
-def ssh_of(identity: Identity, *, options: tuple[str, ...] = ()) -> Ssh:
+def connection_of(identity: Identity, *, options: tuple[str, ...] = ()) -> Connection:
     """The connection to a machine; its address becomes known later."""
     folder, user = Path(identity.folder), identity.details.get("user", "root")
+    if identity.details.get("communicator") == "winrm":
+        host, port = identity.details.get("address", ""), int(identity.details["port"])
+        return Winrm(folder, host=host, port=port, user=user)
     windows = "windows" in identity.details
     return (WindowsSsh if windows else Ssh)(
         folder,

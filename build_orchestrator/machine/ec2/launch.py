@@ -15,6 +15,7 @@ from typing import Any
 from build_orchestrator.machine.contract import MachineRequest
 from build_orchestrator.machine.ec2 import windows
 from build_orchestrator.model import Identity
+from build_orchestrator.transport import winrm
 
 PREFIX = "build-orchestrator:"
 RUN = f"{PREFIX}run"
@@ -50,11 +51,25 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all machines of one run in one region use."""
+    """What the machines of one run in one region use, all that are talked to in the same way."""
 
     key_name: str
     group_id: str
     public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How machines are talked to, as far as it matters to what they share."""
+
+    communicator: str
+    """``ssh`` or ``winrm``."""
+    port: int
+
+    @property
+    def key_kind(self) -> str:
+        """What ``ssh-keygen -t`` makes. AWS encrypts a password of Windows with RSA alone."""
+        return "rsa" if self.communicator == "winrm" else "ed25519"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +113,20 @@ def is_last_place(request: MachineRequest) -> bool:
     return request.identity.attempt % len(places(request.options)) == 0
 
 
+def way_of(communicator: str, options: Mapping[str, str]) -> Way:
+    """How a machine with these options is talked to."""
+    usual = winrm.PORT if communicator == "winrm" else SSH_PORT
+    return Way(communicator=communicator, port=int(options.get("port", usual)))
+
+
 def shared_name(run_uuid: str) -> str:
-    """Name of a run's key pair and security group."""
+    """Name of a run's security group, and of its key pair."""
     return f"bo-{run_uuid}"
+
+
+def key_name(run_uuid: str, way: Way) -> str:
+    """Name of a run's key pair for machines that are talked to in this way."""
+    return shared_name(run_uuid) + ("-rsa" if way.key_kind == "rsa" else "")
 
 
 def token_of(identity: Identity) -> str:
@@ -200,9 +226,13 @@ def parameters(
 
 def _access(request: MachineRequest, shared: Shared) -> dict[str, str]:
     """How we shall log in, and what the machine runs at its first start."""
+    way = way_of(request.communicator, request.options)
+    if way.communicator == "winrm":  # Its password is encrypted with the key pair.
+        script = windows.winrm_user_data(request.limit_s, way.port)
+        return {"KeyName": shared.key_name, "UserData": script}
     if request.distro.windows:
-        port = int(request.options.get("port", SSH_PORT))
-        return {"UserData": windows.user_data(request.limit_s, shared.public_key, port)}
+        script = windows.user_data(request.limit_s, shared.public_key, way.port)
+        return {"UserData": script}
     return {"KeyName": shared.key_name, "UserData": user_data(request.limit_s)}
 
 

@@ -1,4 +1,4 @@
-"""One machine of EC2, and the ssh connection into it."""
+"""One machine of EC2, and the connection into it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ from build_orchestrator.machine.ec2.shared import IN_USE, remove_shared
 from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.ssh import Ssh
+from build_orchestrator.transport.winrm import Winrm
+
+Connection = Ssh | Winrm
 
 SHOWN_S = 300.0
 """For so long AWS may not show yet what it has made."""
@@ -47,7 +50,7 @@ class Ec2Machine:
         self,
         identity: Identity,
         api: Api,
-        ssh: Ssh,
+        connection: Connection,
         *,
         watch: Watch | None = None,
         console: Path | None = None,
@@ -63,7 +66,7 @@ class Ec2Machine:
         self.identity = identity
         self.host_key = "unknown"
         self.api = api
-        self.ssh = ssh
+        self.connection = connection
         self.watch = watch
         self._console = console
         self._limit_at = limit_at
@@ -87,28 +90,28 @@ class Ec2Machine:
         on_line: OnLine | None = None,
     ) -> int:
         with self._losses_explained():
-            ssh = self._connected(deadline, cancel)
-            return ssh.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
+            connection = self._connected(deadline, cancel)
+            return connection.run(script, deadline=deadline, cancel=cancel, on_line=on_line)
 
     def push(
         self, source: Path, target: PurePosixPath, *, deadline: Deadline, cancel: Cancel = NEVER
     ) -> str:
         with self._losses_explained():
-            ssh = self._connected(deadline, cancel)
-            return ssh.push(source, target, deadline=deadline, cancel=cancel)
+            connection = self._connected(deadline, cancel)
+            return connection.push(source, target, deadline=deadline, cancel=cancel)
 
     def pull(
         self, source: PurePosixPath, target: Path, *, deadline: Deadline, cancel: Cancel = NEVER
     ) -> str:
         with self._losses_explained():
-            ssh = self._connected(deadline, cancel)
-            return ssh.pull(source, target, deadline=deadline, cancel=cancel)
+            connection = self._connected(deadline, cancel)
+            return connection.pull(source, target, deadline=deadline, cancel=cancel)
 
-    def _connected(self, deadline: Deadline, cancel: Cancel) -> Ssh:
+    def _connected(self, deadline: Deadline, cancel: Cancel) -> Connection:
         """The connection; an adopted machine gets one when it is first needed."""
-        if self.watch is None and not self.ssh.check():
-            self.ssh.wait(deadline, cancel, lambda: True)
-        return self.ssh
+        if self.watch is None and not self.connection.check():
+            self.connection.wait(deadline, cancel, lambda: True)
+        return self.connection
 
     @contextlib.contextmanager
     def _losses_explained(self) -> Iterator[None]:
@@ -138,7 +141,7 @@ class Ec2Machine:
     def died(self, seen: Seen) -> None:
         """AWS says that it has ended: whoever waits for its answer waits in vain."""
         self._ended = seen
-        self.ssh.close()
+        self.connection.close()
 
     def seems_alive(self) -> bool:
         """Whether AWS has not said otherwise so far; asks nothing."""
@@ -147,7 +150,7 @@ class Ec2Machine:
     def check_seems_alive(self) -> None:
         """Raise MachineLost where AWS has said that it has ended."""
         if self._ended is not None:
-            raise MachineLost("the machine ended before ssh answered", details=self._ended.reason)
+            raise MachineLost("the machine ended before it answered", details=self._ended.reason)
 
     def alive(self) -> bool:
         if self._is_gone or self._ended is not None:
@@ -175,7 +178,7 @@ class Ec2Machine:
         return text
 
     def release(self) -> None:
-        self.ssh.close()
+        self.connection.close()
         if self.watch is not None:
             self.watch.forget(self.identity.name, self.instance_id)
             tags = {KEPT_UNTIL: str(int(self._limit_at))}
@@ -186,7 +189,7 @@ class Ec2Machine:
     # --- its end --------------------------------------------------------------------------------
 
     def destroy(self, *, deadline: Deadline) -> None:
-        self.ssh.close()
+        self.connection.close()
         if not self._is_gone:
             for instance_id in self._ids(deadline):
                 self._terminate(instance_id, deadline)

@@ -32,6 +32,8 @@ OURS = (
 )  # fmt: skip
 """Needed for what carries our tag alone."""
 PARAMETER = "ssm:GetParameter"
+PASSWORD = "ec2:GetPasswordData"
+"""Needed for what carries our tag, where Windows is talked to by WinRM."""
 
 NOBODY = "0123456789abcdef0"
 """Of the ids of things that are not there."""
@@ -54,7 +56,7 @@ class Permission:
     remedy: str = "Allow it: the policy is below."
 
 
-def policy(*, parameters: bool) -> dict[str, Any]:
+def policy(*, parameters: bool = False, passwords: bool = False) -> dict[str, Any]:
     """The smallest IAM policy with which builds work.
 
     What is removed, opened or read must carry our tag, and only what is just being made may be
@@ -62,7 +64,9 @@ def policy(*, parameters: bool) -> dict[str, Any]:
 
     Args:
         parameters: images are named by a parameter of Systems Manager, too.
+        passwords: Windows is talked to by WinRM, too.
     """
+    ours = [*OURS, PASSWORD] if passwords else [*OURS]
     is_ours = {"Null": {f"aws:ResourceTag/{RUN}": "false"}}
     making = {"StringEquals": {"ec2:CreateAction": [each.partition(":")[2] for each in MAKE]}}
     looking = [*LOOK, PARAMETER] if parameters else [*LOOK]
@@ -72,7 +76,7 @@ def policy(*, parameters: bool) -> dict[str, Any]:
             _allowed("Look", looking),
             _allowed("Make", list(MAKE)),
             _allowed("TagWhatIsMade", [TAG], making),
-            _allowed("UseAndRemoveOurs", [*OURS, TAG], is_ours),
+            _allowed("UseAndRemoveOurs", [*ours, TAG], is_ours),
         ],
     }
 
@@ -113,6 +117,8 @@ def examine(region: str, endpoint: str, targets: Sequence[Target]) -> Iterator[P
                 finding=error.brief,
                 remedy=error.resolution,
             )
+    if not any(each.communicator == "winrm" for each in targets):
+        del questions[PASSWORD]
     for action, ask in questions.items():
         yield _asked(action, ask)
     if LAUNCH not in questions:
@@ -189,6 +195,7 @@ def _questions(ec2: Any) -> dict[str, Callable[[], object]]:
             },
         ),
         "ec2:GetConsoleOutput": (ec2.get_console_output, {"InstanceId": instance}),
+        PASSWORD: (ec2.get_password_data, {"InstanceId": instance}),
         "ec2:TerminateInstances": (ec2.terminate_instances, {"InstanceIds": [instance]}),
         "ec2:DeleteKeyPair": (ec2.delete_key_pair, {"KeyName": PROBE}),
         "ec2:DeleteSecurityGroup": (ec2.delete_security_group, {"GroupId": group}),
@@ -211,7 +218,7 @@ def _asked(action: str, ask: Callable[[], object]) -> Permission:
     except ClientError as error:
         code = code_of(error)
         if "Unauthorized" in code or "AccessDenied" in code:
-            is_bound = action in (*OURS, TAG)
+            is_bound = action in (*OURS, PASSWORD, TAG)
             finding = UNKNOWN if is_bound else f"refused ({code})"
             return Permission(action=action, allowed=is_bound, finding=finding)
         if code in ("AuthFailure", "InvalidClientTokenId", "ExpiredToken", "OptInRequired"):

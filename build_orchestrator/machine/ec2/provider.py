@@ -16,13 +16,16 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.machine.contract import Abilities, Cloud, MachineRequest, Notify, silent
 from build_orchestrator.machine.ec2 import leftovers
 from build_orchestrator.machine.ec2.api import Api, api_of
-from build_orchestrator.machine.ec2.boot import Boot, known_place, ssh_of
+from build_orchestrator.machine.ec2.boot import Boot, connection_of, known_place
 from build_orchestrator.machine.ec2.launch import (
     Root,
     Shared,
+    Way,
+    key_name,
     parameters,
     place_of,
     shared_name,
+    way_of,
 )
 from build_orchestrator.machine.ec2.machine import Ec2Machine
 from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_shared, user_key
@@ -41,7 +44,7 @@ class _Ground:
     watch: Watch
     run_uuid: str
     lock: threading.Lock = field(default_factory=threading.Lock)
-    shared: Shared | None = None
+    shared: dict[Way, Shared] = field(default_factory=dict)
     kept: bool = False
 
     def keep(self) -> None:
@@ -62,8 +65,9 @@ class Ec2Provider:
         self._lock = threading.Lock()
 
     def rendered(self, request: MachineRequest) -> Mapping[str, str]:
-        name = shared_name(request.identity.run_uuid)
-        group = request.options.get("security_group_id") or name
+        run_uuid, way = request.identity.run_uuid, way_of(request.communicator, request.options)
+        group = request.options.get("security_group_id") or shared_name(run_uuid)
+        name = key_name(run_uuid, way)
         shared = Shared(key_name=name, group_id=group, public_key=PUBLIC_KEY)
         launch = parameters(
             request, place_of(request), shared, Root(device="ROOT", size_gib=1), now=0.0
@@ -85,8 +89,9 @@ class Ec2Provider:
         ground = self._ground(api, request.identity.run_uuid)
 
         def shared(deadline: Deadline, cancel: Cancel) -> Shared:
-            key = user_key(Path(request.identity.folder))
-            return self._shared(ground, request.options, key, deadline, cancel)
+            way = way_of(request.communicator, request.options)
+            folder = Path(request.identity.folder)
+            return self._shared(ground, request.options, way, folder, deadline, cancel)
 
         return Boot(
             request=request,
@@ -118,14 +123,14 @@ class Ec2Provider:
             EnvironmentFailure: AWS will not have it.
         """
         api = api_of(options["region"], options.get("endpoint", ""))
-        key = user_key(folder)
-        ground = self._ground(api, run_uuid)
-        return self._shared(ground, options, key, deadline, cancel), key
+        ground, way = self._ground(api, run_uuid), way_of("ssh", options)
+        shared = self._shared(ground, options, way, folder, deadline, cancel)
+        return shared, user_key(folder)
 
     def adopt(self, identity: Identity) -> Ec2Machine:
         details = identity.details
         api = api_of(details.get("region", ""), details.get("endpoint", ""))
-        return Ec2Machine(identity, api, ssh_of(identity))
+        return Ec2Machine(identity, api, connection_of(identity))
 
     def leftovers(self) -> list[Identity]:
         """What AWS shows of ours in the regions that were named; see ``leftovers``."""
@@ -165,14 +170,16 @@ class Ec2Provider:
         self,
         ground: _Ground,
         options: Mapping[str, str],
-        key: Path,
+        way: Way,
+        folder: Path,
         deadline: Deadline,
         cancel: Cancel,
     ) -> Shared:
         with ground.lock:
-            if ground.shared is None:
-                ground.shared, ids = make_shared(
-                    ground.api, ground.run_uuid, options, key, deadline=deadline, cancel=cancel
+            if way not in ground.shared:
+                key = user_key(folder, way.key_kind)
+                ground.shared[way], ids = make_shared(
+                    ground.api, ground.run_uuid, options, way, key, deadline=deadline, cancel=cancel
                 )
                 ground.watch.beat_for(*ids)
-            return ground.shared
+            return ground.shared[way]

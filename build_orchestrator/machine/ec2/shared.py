@@ -23,8 +23,9 @@ from build_orchestrator.machine.ec2.api import PATIENT, Api, persist
 from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of
 from build_orchestrator.machine.ec2.launch import (
     RUN,
-    SSH_PORT,
     Shared,
+    Way,
+    key_name,
     shared_name,
     shared_tags,
     tag_list,
@@ -33,8 +34,7 @@ from build_orchestrator.machine.ec2.launch import (
 WHO_AM_I = "https://checkip.amazonaws.com"
 """Says from which address it was asked; Amazon's own."""
 WHO_AM_I_S = 10.0
-USER_KEY = "id_ed25519"
-KEYGEN = ("-q", "-t", "ed25519", "-N", "", "-C", "build-orchestrator")
+KEYGEN = ("-q", "-N", "", "-C", "build-orchestrator")
 FOLDER = "aws"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -43,15 +43,16 @@ LONGEST_RELEASE_PAUSE_S = 5.0
 IN_USE = "a machine of the run uses it"
 
 
-def user_key(machine_folder: Path) -> Path:
-    """Where the private key of a run is, seen from the folder of one of its machines."""
-    return machine_folder.parents[1] / FOLDER / USER_KEY
+def user_key(machine_folder: Path, kind: str = "ed25519") -> Path:
+    """Where a private key of a run is, seen from the folder of one of its machines."""
+    return machine_folder.parents[1] / FOLDER / f"id_{kind}"
 
 
 def make_shared(
     api: Api,
     run_uuid: str,
     options: Mapping[str, str],
+    way: Way,
     key: Path,
     *,
     deadline: Deadline,
@@ -59,36 +60,37 @@ def make_shared(
 ) -> tuple[Shared, tuple[str, ...]]:
     """Make the run's key pair and security group; return them, and the ids of what was made.
 
-    What an earlier answer was lost of is found by its name, and used.
+    What is there already is found by its name, and used: a group for another way of talking, or
+    what an earlier answer was lost of.
 
     Raises:
         EnvironmentFailure: AWS will not have them, or the caller's address is not known.
     """
-    public = _public_key(key, deadline)
-    key_id = _import_key(api, run_uuid, public, deadline, cancel)
+    public, name = _public_key(key, way, deadline), key_name(run_uuid, way)
+    key_id = _import_key(api, run_uuid, name, public, deadline, cancel)
     own = options.get("security_group_id")
-    group = own or _make_group(api, run_uuid, options, deadline, cancel)
-    shared = Shared(key_name=shared_name(run_uuid), group_id=group, public_key=public)
+    group = own or _make_group(api, run_uuid, options, way.port, deadline, cancel)
+    shared = Shared(key_name=name, group_id=group, public_key=public)
     return shared, (key_id,) if own else (key_id, group)
 
 
-def _public_key(key: Path, deadline: Deadline) -> str:
+def _public_key(key: Path, way: Way, deadline: Deadline) -> str:
     """The public half of the run's key; both are made where they are missing."""
     public = key.with_name(f"{key.name}.pub")
     if not public.exists():
         private_folder(key.parent)
         run(
-            ["ssh-keygen", *KEYGEN, "-f", str(key)],
+            ["ssh-keygen", *KEYGEN, "-t", way.key_kind, "-f", str(key)],
             deadline=deadline,
         ).check("ssh-keygen could not make a key")
     return public.read_text().strip()
 
 
-def _import_key(api: Api, run_uuid: str, public: str, deadline: Deadline, cancel: Cancel) -> str:
-    name = shared_name(run_uuid)
-
+def _import_key(
+    api: Api, run_uuid: str, name: str, public: str, deadline: Deadline, cancel: Cancel
+) -> str:
     def ask() -> str:
-        for pair in _key_pairs(api, name):
+        for pair in _key_pairs(api, "key-name", name):
             return str(pair["KeyPairId"])
         answer = api.once.import_key_pair(
             KeyName=name,
@@ -100,17 +102,21 @@ def _import_key(api: Api, run_uuid: str, public: str, deadline: Deadline, cancel
     return persist(ask, "the run's key pair", deadline=deadline, cancel=cancel)
 
 
-def _key_pairs(api: Api, name: str) -> list[dict[str, Any]]:
-    found = api.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])
+def _key_pairs(api: Api, by: str, value: str) -> list[dict[str, Any]]:
+    found = api.ec2.describe_key_pairs(Filters=[{"Name": by, "Values": [value]}])
     return list(found.get("KeyPairs", ()))
 
 
 def _make_group(
-    api: Api, run_uuid: str, options: Mapping[str, str], deadline: Deadline, cancel: Cancel
+    api: Api,
+    run_uuid: str,
+    options: Mapping[str, str],
+    port: int,
+    deadline: Deadline,
+    cancel: Cancel,
 ) -> str:
     doing = "the run's security group"
     source = allowed(api, options)
-    port = int(options.get("port", SSH_PORT))
     name = shared_name(run_uuid)
 
     def make() -> str:
@@ -221,7 +227,7 @@ def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
         What is left, in words; empty where nothing is.
     """
     left = []
-    for kind, remove in (("key pair", _remove_key), ("volume", _remove_volumes)):
+    for kind, remove in (("key pair", _remove_keys), ("volume", _remove_volumes)):
         try:
             remove(api, run_uuid, deadline)
         except OrchestratorError as error:
@@ -233,10 +239,10 @@ def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
     return "; ".join(left)
 
 
-def _remove_key(api: Api, run_uuid: str, deadline: Deadline) -> None:
+def _remove_keys(api: Api, run_uuid: str, deadline: Deadline) -> None:
     def ask() -> None:
         # Looked for first: with the smallest policy what is not there may not be deleted.
-        for pair in _key_pairs(api, shared_name(run_uuid)):
+        for pair in _key_pairs(api, f"tag:{RUN}", run_uuid):
             api.once.delete_key_pair(KeyName=pair["KeyName"])
 
     persist(ask, "delete the key pair", deadline=deadline, cancel=NEVER)

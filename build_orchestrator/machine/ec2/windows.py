@@ -1,15 +1,25 @@
 """What a Windows machine of AWS runs at its first start. Pure; holds no secret.
 
-EC2Launch (both generations) runs it as an administrator. The key that may log in comes with it and
-not as a key pair of AWS: that would have to be RSA, and lets whoever has it ask for a password.
+EC2Launch (both generations) runs it as an administrator. For ssh, the key that may log in comes
+with it and not as a key pair of AWS: that would have to be RSA, and lets whoever has it ask for a
+password. WinRM wants a password, so there it is just that.
 """
 
 from __future__ import annotations
 
-from build_orchestrator.machine.windows import KEYS, setup
+import re
 
-# AWS shows what is written to the serial port: that is how the host keys become known. EC2Launch
-# writes there, too, and only one may have it open.
+from build_orchestrator.machine.windows import (
+    CERTIFICATE,
+    CERTIFICATE_BEGIN,
+    CERTIFICATE_END,
+    KEYS,
+    setup,
+    winrm_setup,
+)
+
+# AWS shows what is written to the serial port: that is how host keys and certificate become known.
+# EC2Launch writes there, too, and only one may have it open.
 USER_DATA = """\
 <script>
 {setup}
@@ -25,7 +35,26 @@ exit /b 1
 """
 
 
+PRINTED = re.compile(f"{CERTIFICATE_BEGIN}(.*?){CERTIFICATE_END}", re.DOTALL)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
 def user_data(limit_s: float, public_key: str, port: int) -> str:
     """A timer that ends the machine without us, sshd for this key alone, and its host keys on the
     console."""
     return USER_DATA.format(setup=setup(limit_s, public_key, port), keys=KEYS)
+
+
+def winrm_user_data(limit_s: float, port: int) -> str:
+    """A timer that ends the machine without us, WinRM over HTTPS, and the SHA-256 of its
+    certificate on the console."""
+    return USER_DATA.format(setup=winrm_setup(limit_s, port), keys=CERTIFICATE)
+
+
+def certificate(console: str) -> str:
+    """The SHA-256 that a machine has printed of WinRM's certificate; the last one counts. Empty
+    where there is none that is whole."""
+    blocks = PRINTED.findall(console)
+    lines = blocks[-1].lower().splitlines() if blocks else []
+    found = (SHA256.fullmatch(line.replace(" ", "").strip()) for line in lines)
+    return next((match[0] for match in found if match), "")
