@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from botocore.exceptions import (
@@ -26,7 +27,7 @@ from build_orchestrator.machine.ec2 import launch, leftovers, permissions, share
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
-from build_orchestrator.model import Distro, Identity, Image, Size
+from build_orchestrator.model import Distro, Identity, Image, ImageSource, Size
 from build_orchestrator.transport.ssh import Ssh
 
 RUN = "0123456789abcdef" * 2
@@ -334,6 +335,20 @@ def test_nothing_secret_is_rendered() -> None:
     assert set(files) == {"launch.json", "user-data.sh"}
     assert json.loads(files["launch.json"])["ImageId"] == "ami-1"
     assert not re.search("PRIVATE KEY|AKIA|SECRET", "".join(files.values()))
+
+
+@pytest.mark.parametrize("communicator", ["ssh", "winrm"])
+def test_whoever_needs_no_password_is_not_asked_for_one(
+    communicator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build doctor` asks for what the project's own targets need."""
+    api, ami = MagicMock(), ImageSource(ami="ami-1")
+    monkeypatch.setattr(permissions, "api_of", lambda *_: api)
+    monkeypatch.setattr(permissions, "_launch", lambda *_: lambda: None)
+    target = SimpleNamespace(communicator=communicator, image=ami, name="w")
+    asked = {each.action for each in permissions.examine("eu-west-1", "", [target])}  # type: ignore[list-item]
+    assert (permissions.PASSWORD in asked) == (communicator == "winrm")
+    assert {permissions.LAUNCH, *permissions.OURS} < asked
 
 
 def test_the_how_to_shows_the_smallest_policy() -> None:
