@@ -148,7 +148,7 @@ class WindowsShell(abc.ABC):
     ) -> str:
         sent = Digest()
         with self._scratch("tar") as tar:
-            with _kept_here(tar), tar.open("wb") as file:
+            with kept_here(tar), tar.open("wb") as file:
                 file.writelines(sent.through(pack(source)))
             self._put(tar, deadline=deadline, cancel=cancel)
             text = PUSH.format(folder=in_windows(target), tar=tar.name)
@@ -190,7 +190,7 @@ class WindowsShell(abc.ABC):
     ) -> Finished:
         """Run a batch file to its end."""
         with self._scratch("bat") as file:
-            with _kept_here(file):
+            with kept_here(file):
                 file.write_bytes(text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
             self._put(file, deadline=deadline, cancel=cancel)
             line = f"cmd /d /q /c {file.name}"
@@ -209,7 +209,8 @@ class WindowsShell(abc.ABC):
 
 
 @contextlib.contextmanager
-def _kept_here(place: Path) -> Iterator[None]:
+def kept_here(place: Path) -> Iterator[None]:
+    """Tell as the environment's what keeps a file of ours from being written."""
     try:
         yield
     except OSError as error:

@@ -9,6 +9,7 @@ through that connection. Files travel as base64, since WinRM promises text alone
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import itertools
 import queue
@@ -27,7 +28,7 @@ from build_orchestrator.errors import (
     MachineLost,
     OrchestratorError,
 )
-from build_orchestrator.transport.windows import WindowsShell
+from build_orchestrator.transport.windows import WindowsShell, kept_here
 
 PORT = 5986
 OPERATION_S = 10
@@ -191,11 +192,13 @@ class Winrm(WindowsShell):
         )
 
     def _take(self, file: Path, *, deadline: Deadline, cancel: Cancel) -> None:
-        with file.open("wb") as content:
+        with kept_here(file), file.open("wb") as content:
 
             def decode(line: str) -> None:
-                if not line.startswith("-----"):
-                    content.write(base64.b64decode(line))
+                try:
+                    content.write(b"" if line.startswith("-----") else base64.b64decode(line))
+                except binascii.Error as error:
+                    raise EnvironmentFailure(f"{file.name}: arrived damaged") from error
 
             lines = Lines(decode)
             text = TAKE.format(name=file.name).encode()

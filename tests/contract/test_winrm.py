@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from build_orchestrator.command import Finished
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import (
     DeadlineExceeded,
@@ -114,6 +115,34 @@ def test_another_certificate_is_refused_before_anything_is_said(
         shell.wait(soon(), NEVER, lambda: True)
     assert time.monotonic() - started < 10
     assert server.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (b"-----BEGIN-----\r\nAAEC\r\nAwQ=\r\n-----END-----\r\n", bytes(range(5))),
+        (b"AAECA\r\n", None),
+    ],
+    ids=["whole", "cut"],
+)
+def test_a_file_that_was_cut_on_its_way_is_no_bug(
+    said: bytes, taken: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = to(1, "0" * 64, tmp_path)
+
+    def batch(*_: object, to: Callable[[bytes], None], **__: object) -> Finished:
+        to(said)
+        return Finished(argv=(), status=0, seconds=0, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(shell, "_batch", batch)
+    if taken is None:
+        with pytest.raises(EnvironmentFailure, match="arrived damaged"):
+            shell._take(tmp_path / "made.tar", deadline=soon(), cancel=NEVER)
+    else:
+        shell._take(tmp_path / "made.tar", deadline=soon(), cancel=NEVER)
+        assert (tmp_path / "made.tar").read_bytes() == taken
+    with pytest.raises(EnvironmentFailure, match="cannot be written"):
+        shell._take(tmp_path / "none/made.tar", deadline=soon(), cancel=NEVER)
 
 
 @pytest.mark.parametrize("given", ["", "0" * 63, "G" * 64, "A" * 64])
