@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import require
 from tests.real.baking import BakeProject
 
 TARGET = "debian_bookworm_qemu"
@@ -27,18 +22,9 @@ exit 3
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[BakeProject]:
-    require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "packer")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        made = BakeProject(tmp_path / "project", Path(state))
-        try:
-            yield made
-        finally:
-            made.destroy_all()
-
-
-def test_a_full_disk_inside_is_the_environments(project: BakeProject) -> None:
+@pytest.mark.soak  # a whole bake more, for what tests/unit/test_packer_rows.py has of its words
+def test_a_full_disk_inside_is_the_environments(bake_project: BakeProject) -> None:
+    project = bake_project
     project.declare("exit 0", install=FILLS_ITS_DISK, providers=LARGER)
     ended = project.build("bake", TARGET)
     assert ended.status == 3, ended.stdout + ended.stderr

@@ -6,8 +6,6 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -31,16 +29,11 @@ pytestmark = pytest.mark.usefixtures("vagrant_host")
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[BakeProject]:
-    require("qemu-system-x86_64", "qemu-img", "ssh-keygen", "mmdebstrap", "debugfs", "packer")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        made = BakeProject(tmp_path / "project", Path(state))
-        made.environment["VAGRANT_HOME"] = str(made.state / "vagrant")
-        made.declare("exit 0", install=INSTALL, providers=LARGER)
-        try:
-            yield made
-        finally:
-            made.destroy_all()
+def project(bake_project: BakeProject) -> BakeProject:
+    require("debugfs")
+    bake_project.environment["VAGRANT_HOME"] = str(bake_project.state / "vagrant")
+    bake_project.declare("exit 0", install=INSTALL, providers=LARGER)
+    return bake_project
 
 
 def home_of(project: BakeProject) -> Path:
