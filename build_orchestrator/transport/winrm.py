@@ -36,6 +36,8 @@ OPERATION_S = 10
 READ_S = 30
 """After so long without an answer, the connection counts as broken."""
 LOGIN_S = 60.0
+THREAD = "winrm"
+"""The name of those that speak."""
 LOOK_S = 0.1
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 10.0
@@ -97,14 +99,7 @@ class Winrm(WindowsShell):
             raise EnvironmentFailure(f"not the SHA-256 of a certificate: {certificate!r}")
         self._certificate = certificate
 
-    def wait(
-        self,
-        deadline: Deadline,
-        cancel: Cancel,
-        alive: Callable[[], bool],
-        *,
-        listening: bool = False,  # noqa: ARG002 (one way to ask is enough)
-    ) -> None:
+    def wait(self, deadline: Deadline, cancel: Cancel, alive: Callable[[], bool]) -> None:
         """Return as soon as the machine runs a command.
 
         Raises:
@@ -157,7 +152,8 @@ class Winrm(WindowsShell):
         started, talk = time.monotonic(), _Talk()
         collected, tail = bytearray(), bytearray()
         consume = to or collected.extend
-        threading.Thread(target=self._speak, args=(line, stdin, talk), daemon=True).start()
+        speaking = (line, stdin, talk)
+        threading.Thread(target=self._speak, args=speaking, name=THREAD, daemon=True).start()
         try:
             while True:
                 cancel.check()
