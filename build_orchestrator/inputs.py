@@ -3,7 +3,8 @@
 Covered are the script and its declared inputs, the target's definition, the image, the script's
 variables, the requirements lock and our own way of driving a build. Deadlines, attempts and
 destinations, and the way in which the host lets packages through, do not change what comes out,
-so they are not. Distribution packages from a moving mirror are outside the key.
+so they are not. What a moving mirror serves cannot be known; in its place stands the start of the
+period of ``max_artifact_age``, so that no artifact counts as up to date for longer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,24 @@ from build_orchestrator.sources import host_sources
 RUN = "run"
 """The input that no other run has; it stands in for a missing requirements lock."""
 
+PACKAGES = "packages as of"
+"""The input that stands for the distribution's packages, which their mirror changes."""
+
 IGNORED = frozenset({"__pycache__"})
 
 PER_RUN = frozenset({"BUILD_RUN_ID"})
 """Variables of the script that differ from run to run and change nothing."""
 
 
-def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple[Input, ...]:
+def inputs_of(
+    build: Build, project: Path, image: Image, *, nonce: str, now: str
+) -> tuple[Input, ...]:
     """Everything that decides what comes out of a build.
 
     Args:
         nonce: the run's uuid; without a requirements lock it keeps the key from ever matching
             that of another run.
+        now: when the run was planned, as ``Plan.created_at`` has it.
 
     Raises:
         UsageError: a declared file is missing, or is neither file, folder nor link.
@@ -63,7 +71,9 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
         *((f"variable {name}", build.environment[name]) for name in _lasting(build.environment)),
         *((f"secret {entry.partition('=')[0]}", "named") for entry in recipe.secrets),
     ]
-    if not recipe.requirements_lock:
+    if recipe.requirements_lock:
+        pairs.append((PACKAGES, _period(now, recipe.max_artifact_age_s)))
+    else:
         pairs.append((RUN, nonce))
     return tuple(Input(name=name, value=value) for name, value in pairs)
 
@@ -71,6 +81,12 @@ def inputs_of(build: Build, project: Path, image: Image, *, nonce: str) -> tuple
 def can_match(inputs: Iterable[Input]) -> bool:
     """Whether another run can come to the same key."""
     return all(each.name != RUN for each in inputs)
+
+
+def _period(now: str, length_s: float) -> str:
+    """When the current period began. Periods are counted from 1970, so every host has the same."""
+    seconds = datetime.fromisoformat(now).timestamp()
+    return f"{datetime.fromtimestamp(seconds - seconds % length_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _definition(target: Target) -> list[tuple[str, str]]:

@@ -19,7 +19,10 @@ from build_orchestrator.errors import UsageError
 if TYPE_CHECKING:
     from build_orchestrator.model import Build, Image, Plan
 
-OUTSIDE = "not compared: packages of the distribution, which its mirror changes (max_artifact_age)"
+OUTSIDE = (
+    "not compared: packages of the distribution, which its mirror changes; "
+    "they count as the same for one period of max_artifact_age"
+)
 
 
 @click.command()
@@ -94,7 +97,7 @@ def _compared(plan: Plan, build: Build) -> Comparison:
     last = last_build(project / RUNS, build.name)
     image = _start_of(project, build)
     before = last[1].inputs if last else ()
-    now = inputs_of(build, project, image or _no_image(), nonce=plan.run_uuid)
+    now = inputs_of(build, project, image or _no_image(), nonce=plan.run_uuid, now=plan.created_at)
     if image is None:
         was = next((each for each in before if each.name == "image"), None)
         now = tuple(was if was and each.name == was.name else each for each in now)

@@ -316,7 +316,8 @@ class DefaultsRow:
         wanted=AGE_WANTED,
     )
     max_artifact_age: str = entry(
-        "How old an artifact may become, in hours or days, and still count as up to date.",
+        "The longest that an artifact counts as up to date, in hours or days: each period of this "
+        "length, counted from 1970, builds anew, since a distribution's packages change.",
         default="30d",
         pattern=AGE,
         wanted=AGE_WANTED,

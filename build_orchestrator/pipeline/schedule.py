@@ -41,7 +41,8 @@ class Story:
 
 
 def _inputs_of_build(run: Run, build: Build, image: Image) -> tuple[Input, ...]:
-    return inputs_of(build, Path(run.plan.project), image, nonce=run.plan.run_uuid)
+    plan = run.plan
+    return inputs_of(build, Path(plan.project), image, nonce=plan.run_uuid, now=plan.created_at)
 
 
 BUILDING = Story(resolve_images, _inputs_of_build, bring_up_to_date)

@@ -23,15 +23,6 @@ class Item:
     media_type: str = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """What lies under a key."""
-
-    content: bytes
-    written_at: float
-    """Seconds since the epoch, by the destination's own clock."""
-
-
 def opened(content: Path | bytes) -> IO[bytes]:
     """The content of an item, to read.
 
@@ -86,7 +77,7 @@ class Destination(Protocol):
         """
         ...
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> bytes | None:
         """What lies under a key, in memory; None where there is nothing.
 
         Raises:

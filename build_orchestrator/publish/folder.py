@@ -22,7 +22,7 @@ from build_orchestrator.errors import (
     PublishConflict,
 )
 from build_orchestrator.locks import locked, state_home
-from build_orchestrator.publish.contract import Item, Stored, changed, opened
+from build_orchestrator.publish.contract import Item, changed, opened
 from build_orchestrator.publish.layout import LATEST
 
 CHUNK = 1 << 20
@@ -68,12 +68,11 @@ class FolderDestination:
                 _sync(place.parent)
             self._compare(item, place)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> bytes | None:
         place = self._root / key
         with self._errors(place):
             try:
-                content, written_at = place.read_bytes(), place.stat().st_mtime
-                return Stored(content=content, written_at=written_at)
+                return place.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 

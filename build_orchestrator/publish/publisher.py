@@ -19,7 +19,7 @@ from build_orchestrator.errors import (
 )
 from build_orchestrator.events import Observer, Warned
 from build_orchestrator.model import Artifact, Build, Published, PublishedArtifact
-from build_orchestrator.publish.contract import Destination, Item, Stored
+from build_orchestrator.publish.contract import Destination, Item
 from build_orchestrator.publish.layout import alias_of, items_of, record_of
 
 
@@ -55,7 +55,7 @@ class Look(Worker):
     def __init__(self, destination: Destination, key: str) -> None:
         self.destination = destination
         self._key = key
-        self.stored: Stored | None = None
+        self.stored: bytes | None = None
         """None also where the destination did not say."""
 
     def _serve(self) -> None:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady, PublishConflict
-from build_orchestrator.publish.contract import Item, Stored, changed, opened
+from build_orchestrator.publish.contract import Item, changed, opened
 from build_orchestrator.publish.s3_errors import explained, status_of
 
 if TYPE_CHECKING:
@@ -85,14 +85,13 @@ class S3Destination:
                 cancel.sleep(min(CONFLICT_PAUSE_S, deadline.remaining_s))
             self._compare(item)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> bytes | None:
         from botocore.exceptions import ClientError
 
         with self._errors():
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._place(key))
-                written_at = answer["LastModified"].timestamp()
-                return Stored(content=answer["Body"].read(), written_at=written_at)
+                return bytes(answer["Body"].read())
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     return None

@@ -46,8 +46,7 @@ class Place:
 
     def content(self, key: str) -> bytes | None:
         """What lies under a key, read by a destination of its own."""
-        stored = self.open().read(key)
-        return stored.content if stored else None
+        return self.open().read(key)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.projects import SCRIPT, TARGET, Project, project
+from tests.contract.projects import OUTPUT, SCRIPT, TARGET, Project, project
 
 __all__ = ["project"]
 
@@ -154,14 +152,33 @@ def test_what_was_collected_and_is_damaged_is_built(locked: Project) -> None:
     assert path.read_text() == "made\n"
 
 
-def test_an_old_artifact_is_built_again(locked: Project) -> None:
-    """What a moving mirror brings is outside the key, so age decides; the same bytes are fine."""
-    (record,) = (locked.folder / "dist/keys").iterdir()
-    long_ago = time.time() - 31 * 24 * 3600
-    os.utime(record, (long_ago, long_ago))
-    shutil.rmtree(locked.run)
-    assert locked.up().status == 0
-    assert newest(locked)["outcome"] == "built"
+LATER = """\
+import time
+real = time.gmtime
+time.gmtime = lambda seconds=None: real(time.time() + 31 * 86400 if seconds is None else seconds)
+"""
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["run folder", "no run folder"])
+def test_an_old_artifact_is_built_again(project: Project, tmp_path: Path, forgotten: bool) -> None:
+    """What a moving mirror brings gives other bytes; they get another key and no conflict."""
+    (project.folder / LOCK).write_text("click==8.1.8\n")
+    script = f'echo "$BUILD_RUN_ID" >"$BUILD_OUTPUT/{OUTPUT}"\n'
+    project.write(recipe={"requirements_lock": LOCK}, script=script)
+    assert project.up().status == 0
+    first = project.run
+    (tmp_path / "sitecustomize.py").write_text(LATER)
+    later = {"PYTHONPATH": f"{tmp_path}:{project.environ['PYTHONPATH']}"}
+    why = project.build("why", TARGET, **later)
+    assert "packages as of: was 20" in why.stdout
+    if forgotten:
+        shutil.rmtree(first)
+    done = project.up(**later)
+    assert done.status == 0, done.words
+    assert newest(project)["outcome"] == "built"
+    assert len(list((project.folder / "dist/dev").glob(f"*/{OUTPUT}"))) == 2
+    assert project.up(**later).status == 0
+    assert newest(project)["outcome"] == "unchanged"
 
 
 def test_a_record_that_is_none_is_not_believed(locked: Project, tmp_path: Path) -> None:

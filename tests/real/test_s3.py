@@ -77,8 +77,7 @@ def at(bucket: str, endpoint: str) -> Destination:
 
 def content(destination: Destination) -> bytes | None:
     """What lies under the one key."""
-    stored = destination.read(KEY)
-    return stored.content if stored else None
+    return destination.read(KEY)
 
 
 def put(destination: Destination, content: bytes, **fields: Any) -> None:

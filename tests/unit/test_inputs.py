@@ -63,8 +63,14 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def key(project: Path, build: Build = BUILD, image: Image = IMAGE, nonce: str = "n") -> str:
-    return key_of(inputs_of(build, project, image, nonce=nonce))
+LATER = "2026-12-21T01:45:00Z"
+NOW = "2026-11-21T01:45:00Z"
+
+
+def key(
+    project: Path, build: Build = BUILD, image: Image = IMAGE, nonce: str = "n", now: str = NOW
+) -> str:
+    return key_of(inputs_of(build, project, image, nonce=nonce, now=now))
 
 
 def with_target(**fields: Any) -> Build:
@@ -105,9 +111,9 @@ def test_each_declared_file_is_part_of_the_key(
     project: Path, change: Callable[[Path], object], reason: str
 ) -> None:
     """Content, execute bit, path and link of all that is declared; `why` names what changed."""
-    before = inputs_of(BUILD, project, IMAGE, nonce="n")
+    before = inputs_of(BUILD, project, IMAGE, nonce="n", now=NOW)
     change(project)
-    after = inputs_of(BUILD, project, IMAGE, nonce="n")
+    after = inputs_of(BUILD, project, IMAGE, nonce="n", now=NOW)
     assert key_of(before) != key_of(after)
     assert any(line.startswith(reason) for line in explain(before, after))
 
@@ -187,13 +193,43 @@ def test_what_changes_no_artifact_leaves_the_key(project: Path, build: Build) ->
 def test_without_a_requirements_lock_no_other_run_has_the_key(project: Path) -> None:
     """What the script would install is unknown, so nothing counts as up to date."""
     build = with_recipe(requirements_lock="")
-    old = inputs_of(build, project, IMAGE, nonce="one")
-    new = inputs_of(build, project, IMAGE, nonce="two")
+    old = inputs_of(build, project, IMAGE, nonce="one", now=NOW)
+    new = inputs_of(build, project, IMAGE, nonce="two", now=LATER)
     assert key_of(old) != key_of(new)
     assert explain(old, new) == (
         "run: the recipe has no requirements_lock, so every run builds anew",
     )
     assert key(project, nonce="one") == key(project, nonce="two")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "now", "began"),
+    [
+        (24 * 3600, "2026-11-21T01:45:00Z", "2026-11-21T00:00:00Z"),
+        (24 * 3600, "2026-11-21T23:59:59Z", "2026-11-21T00:00:00Z"),
+        (24 * 3600, "2026-11-22T00:00:00Z", "2026-11-22T00:00:00Z"),
+        (3600, "2026-11-21T01:45:00Z", "2026-11-21T01:00:00Z"),
+        (7 * 24 * 3600, "1970-01-20T01:45:00Z", "1970-01-15T00:00:00Z"),
+    ],
+)
+def test_a_period_of_max_artifact_age_is_part_of_the_key(
+    project: Path, age_s: float, now: str, began: str
+) -> None:
+    """It stands for the packages that nobody locks, and is counted from 1970 on every host."""
+    build = with_recipe(max_artifact_age_s=float(age_s))
+    inputs = inputs_of(build, project, IMAGE, nonce="n", now=now)
+    assert Input(name="packages as of", value=began) in inputs
+    assert key(project, build, now=now) == key(project, build, now=began)
+
+
+def test_a_new_period_is_a_new_key(project: Path) -> None:
+    """And `why` says that this has changed, and nothing else."""
+    old = inputs_of(BUILD, project, IMAGE, nonce="one", now=NOW)
+    new = inputs_of(BUILD, project, IMAGE, nonce="two", now=LATER)
+    assert key_of(old) != key_of(new)
+    assert explain(old, new) == (
+        "packages as of: was 2026-11-03T00:00:00Z, is 2026-12-03T00:00:00Z",
+    )
 
 
 def test_the_same_files_elsewhere_have_the_same_key(project: Path, tmp_path: Path) -> None:

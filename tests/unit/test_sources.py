@@ -96,10 +96,14 @@ def test_an_edit_of_the_source_changes_the_inputs_of_the_build(tmp_path: Path) -
     """It decides what comes out, so it is part of the key."""
     recipe = project(tmp_path, "../agent")
     image = Image(source="none", sha256="", disk="")
-    before = inputs_of(build_of(recipe), tmp_path / "project", image, nonce="n")
+    before = inputs_of(
+        build_of(recipe), tmp_path / "project", image, nonce="n", now="2026-11-21T01:45:00Z"
+    )
     (tmp_path / "agent/setup.py").write_text("# edited\n")
 
-    after = inputs_of(build_of(recipe), tmp_path / "project", image, nonce="n")
+    after = inputs_of(
+        build_of(recipe), tmp_path / "project", image, nonce="n", now="2026-11-21T01:45:00Z"
+    )
 
     changed = [new.name for old, new in zip(before, after, strict=True) if old != new]
     assert changed == ["source ../agent"]
