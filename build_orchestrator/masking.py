@@ -109,6 +109,12 @@ _BARE_ADDRESS = re.compile(r"([^\s:@/]+:\S+@[\w.\[\]:-]+|\S+@[\w.\[\]-]+:[0-9]+)
 """``user:password@host`` and ``token@host:3128``; ``p@ss`` is only a password."""
 
 
+def shown(address: str) -> str:
+    """An address without what its query says, which may be a token."""
+    bare, mark, _ = address.partition("?")
+    return f"{bare}?{MASK}" if mark and "://" in bare else address
+
+
 def _addresses(secret: str) -> Iterator[str]:
     """What else to hide of a secret that holds addresses with credentials, as proxies and package
     indexes are written."""

@@ -19,6 +19,7 @@ from build_orchestrator.configuration.rows import (
     TargetsFile,
 )
 from build_orchestrator.configuration.words import (
+    address_problem,
     destination_problem,
     members_problem,
     option_problem,
@@ -26,6 +27,7 @@ from build_orchestrator.configuration.words import (
     range_problem,
     same_destination,
     ssh_option_problem,
+    value_problem,
     variable_problem,
 )
 from build_orchestrator.model import OWN_PROVIDERS, through_vagrant
@@ -96,6 +98,7 @@ def _check_distro(
                 _check_box(target.image, provider, findings, (*here, "image"))
             else:
                 _check_image(target.image, findings, (*here, "image"))
+            _check_addresses(target.image, findings, (*here, "image"))
         _check_communicator(distro, provider, target, findings, (*here, "communicator"))
         for name, value in target.options.items():
             _note(findings, (*here, "options", name), option_problem(provider, name, value))
@@ -216,6 +219,11 @@ def _check_image(image: ImageRow, findings: Findings, place: Place) -> None:
         findings.add((*place, "initrd"), "goes with a kernel only")
 
 
+def _check_addresses(image: ImageRow, findings: Findings, place: Place) -> None:
+    for name in ("url", "path", "kernel", "initrd"):
+        _note(findings, (*place, name), address_problem(getattr(image, name)))
+
+
 def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: Path) -> None:
     _check_path(recipe.script, findings, (*place, "script"), project, kind="file")
     windows_script = recipe.windows_script
@@ -234,8 +242,9 @@ def _check_recipe(recipe: RecipeRow, findings: Findings, place: Place, project: 
     if recipe.windows_outputs and not windows_script:
         findings.add((*place, "windows_outputs"), "goes with a windows_script only")
     _check_destinations(recipe.destinations or (), findings, (*place, "destinations"))
-    for name in recipe.environment:
-        _note(findings, (*place, "environment", name), variable_problem(name))
+    for name, value in recipe.environment.items():
+        problem = variable_problem(name) or value_problem(value)
+        _note(findings, (*place, "environment", name), problem)
     names = [entry.partition("=")[0] for entry in recipe.secrets]
     for position, name in enumerate(names):
         here = (*place, "secrets", position)

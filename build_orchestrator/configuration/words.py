@@ -153,6 +153,23 @@ def variable_problem(name: str) -> str:
     return ""
 
 
+def address_problem(address: str) -> str:
+    """What is wrong with where an image, its kernel or a box is fetched from."""
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@", address):
+        return (
+            "holds a user or password, which everybody would be shown; take a server that asks "
+            "for none, or fetch the file yourself and give its path"
+        )
+    return ""
+
+
+def value_problem(value: str) -> str:
+    """What is wrong with giving the script a variable of this value."""
+    if re.search("://[^/?#@\\s]*:[^/?#@\\s]*@", value):
+        return "holds a password, which everybody would be shown; export it, and name it in secrets"
+    return ""
+
+
 def option_problem(provider: str, name: str, value: str) -> str:
     """What is wrong with an option that only one provider understands."""
     known = OPTIONS.get(provider)

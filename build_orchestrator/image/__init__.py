@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.masking import shown
 from build_orchestrator.model import Image, ImageSource, through_vagrant
 
 
@@ -85,4 +86,4 @@ def describe(source: ImageSource) -> str:
         return f"{name}, locked: {source.ami}"
     if ami := source.ami or name:
         return ami
-    return source.url or source.path or "none"
+    return shown(source.url) or source.path or "none"

@@ -13,6 +13,7 @@ from build_orchestrator import cache, command
 from build_orchestrator.command import Consumer
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.masking import shown
 from build_orchestrator.model import Image, ImageSource
 
 KIND = "images"
@@ -36,8 +37,9 @@ def download(
     Raises:
         EnvironmentFailure: out of reach, or not the bytes that the checksum promises.
     """
-    origin = source.url or source.path
-    parts = {"disk.qcow2": (origin, source.sha256)}
+    address = source.url or source.path
+    origin = shown(address)
+    parts = {"disk.qcow2": (address, source.sha256)}
     if source.kernel:
         parts["vmlinuz"] = (source.kernel, source.kernel_sha256)
     if source.initrd:
@@ -45,7 +47,7 @@ def download(
 
     def fill(folder: Path) -> None:
         for name, (address, sha256) in parts.items():
-            on_line(f"fetching {address}")
+            on_line(f"fetching {shown(address)}")
             _keep(address, project, folder / name, sha256, deadline, cancel, on_line)
         _refuse_strange_disks(folder / "disk.qcow2", origin, deadline)
 
@@ -80,7 +82,7 @@ def _keep(
             size += len(chunk)
             if size - told >= REPORT_BYTES:
                 told = size
-                on_line(f"fetching {address}: {size >> 20} MiB")
+                on_line(f"fetching {shown(address)}: {size >> 20} MiB")
 
         if urllib.parse.urlsplit(address).scheme in ("http", "https"):
             _fetch(address, take, deadline, cancel)
@@ -88,7 +90,7 @@ def _keep(
             _read(project / address, take, deadline, cancel)
     if digest.hexdigest() != sha256:
         raise EnvironmentFailure(
-            f"{address} is not what its checksum promises",
+            f"{shown(address)} is not what its checksum promises",
             details=f"expected sha256 {sha256}\ngot      sha256 {digest.hexdigest()}",
             resolution="Fetch it again, or correct sha256 in targets.yaml.",
         )
@@ -97,7 +99,7 @@ def _keep(
 def _fetch(address: str, take: Consumer, deadline: Deadline, cancel: Cancel) -> None:
     """By a child of its own: no read of ours could be broken off while a server is slow or silent.
 
-    The address, which may hold a password, goes over its standard input.
+    The address, whose query may hold a token, goes over its standard input.
     """
     done = command.run(
         [sys.executable, "-I", "-c", FETCH],
@@ -109,7 +111,7 @@ def _fetch(address: str, take: Consumer, deadline: Deadline, cancel: Cancel) -> 
     if done.status != 0:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         raise EnvironmentFailure(
-            f"{address} could not be fetched",
+            f"{shown(address)} could not be fetched",
             details=words[-1] if words else f"ended with status {done.status}",
             resolution="Is it reachable from this host? Proxies are taken from the environment.",
         )

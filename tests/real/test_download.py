@@ -7,7 +7,7 @@ import hashlib
 import http.server
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
         self.server.asked += 1
-        if self.path == "/gone":
+        if self.path.startswith("/gone"):
             self.send_error(404)
             return
         self.send_response(200)
@@ -67,7 +67,14 @@ def server() -> Iterator[Server]:
         made.shutdown()
 
 
-def fetch(server: Server, path: str, *, limit_s: float = 60, cancel: Cancel = NEVER) -> None:
+def fetch(
+    server: Server,
+    path: str,
+    *,
+    limit_s: float = 60,
+    cancel: Cancel = NEVER,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> None:
     address = f"http://127.0.0.1:{server.server_port}{path}"
     source = ImageSource(url=address, sha256=hashlib.sha256(CONTENT).hexdigest())
     resolve(
@@ -75,7 +82,7 @@ def fetch(server: Server, path: str, *, limit_s: float = 60, cancel: Cancel = NE
         project=Path("/nowhere"),
         deadline=Deadline("image", limit_s),
         cancel=cancel,
-        on_line=lambda _: None,
+        on_line=on_line,
     )
 
 
@@ -99,6 +106,15 @@ def test_what_is_not_there_is_said(server: Server) -> None:
         fetch(server, "/gone")
     assert "404" in caught.value.details
     assert "\n" not in caught.value.details
+
+
+def test_what_stands_behind_the_question_mark_is_not_told(server: Server) -> None:
+    """A token reaches the server, and neither the log nor the report."""
+    lines: list[str] = []
+    with pytest.raises(EnvironmentFailure) as caught:
+        fetch(server, "/gone?token=hush", on_line=lines.append)
+    assert "/gone?***" in lines[0]
+    assert "hush" not in f"{lines} {caught.value}"
 
 
 def test_what_is_no_disk_is_refused(server: Server) -> None:

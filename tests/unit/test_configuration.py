@@ -140,6 +140,11 @@ def test_a_merge_of_itself_ends(tmp_path: Path) -> None:
     ]
 
 
+PASSWORD = (
+    "holds a user or password, which everybody would be shown; take a server that asks for none, "
+    "or fetch the file yourself and give its path"
+)
+
 # fmt: off
 MISTAKES = [
     ("    release: bookworm", "    release: 22.10", "5:14: distros.debian_bookworm.release",
@@ -269,6 +274,18 @@ MISTAKES = [
      f"{{path: d, sha256: {SHA256}, kernel: vmlinuz}}",
      "7:113: distros.debian_bookworm.providers.qemu.image.kernel",
      "kernel and kernel_sha256 go together"),
+    ("{bootstrap: bookworm}",
+     "{url: 'https://me:hush@x/d', sha256: " + SHA256 + "}",
+     "7:27: distros.debian_bookworm.providers.qemu.image.url",
+     PASSWORD),
+    ("{bootstrap: bookworm}",
+     f"{{path: d, sha256: {SHA256}, kernel: 'http://me@x/k', kernel_sha256: {SHA256}}}",
+     "7:113: distros.debian_bookworm.providers.qemu.image.kernel",
+     PASSWORD),
+    ("    inputs:",
+     "    environment: {SOURCE: 'git+https://me:hush@x/y'}\n    inputs:",
+     "12:27: recipes.agent.environment.SOURCE",
+     "holds a password, which everybody would be shown; export it, and name it in secrets"),
     ("provision/provision.sh", "provision/provison.sh", "11:13: recipes.agent.script",
      "provision/provison.sh does not exist, did you mean provision/provision.sh?"),
     ("provision/provision.sh", "provision", "11:13: recipes.agent.script",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from build_orchestrator.errors import UsageError
-from build_orchestrator.masking import MASK, Masker, credentials_in
+from build_orchestrator.masking import MASK, Masker, credentials_in, shown
 
 SECRET = "p@ss /wörd's??>~"
 
@@ -147,3 +147,17 @@ def test_hides_the_parts_of_addresses_with_credentials(
 ) -> None:
     """A script may print the password of its proxy alone; other words stay readable."""
     assert Masker([secret]).mask(printed) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("https://x/disk?token=hush", "https://x/disk?***"),
+        ("https://x/disk", "https://x/disk"),
+        ("images/what?.qcow2", "images/what?.qcow2"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_its_query(address: str, words: str) -> None:
+    """It may hold a token; a path of this host has no query."""
+    assert shown(address) == words

@@ -18,6 +18,7 @@ from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.locks import locked, state_home
 from build_orchestrator.machine.vagrant.adapter import Caller, vagrant_home
 from build_orchestrator.machine.vagrant.libvirt import Libvirt
+from build_orchestrator.masking import shown
 from build_orchestrator.model import Image, ImageSource
 
 OnLine = Callable[[str], None]
@@ -68,7 +69,7 @@ def file_box(
     version = version_of(sha256)
 
     def add(caller: Caller, folder: Path) -> None:
-        on_line(f"adding the box {name} from {url}")
+        on_line(f"adding the box {name} from {shown(url)}")
         box = {"name": provider, "url": url, "checksum_type": "sha256", "checksum": sha256}
         versions = [{"version": version, "providers": [box]}]
         catalogue = folder / "catalogue.json"
