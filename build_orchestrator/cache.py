@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.locks import cache_home, locked, private_folder, try_lock
+from build_orchestrator.locks import cache_home, is_held, locked, private_folder, try_lock
 
+PART = ".part"
 FULL_BYTES = 4 << 20
 """A file system with less than this left is full."""
 
@@ -38,11 +39,13 @@ def entry(
     place = shelf / key
     if place.is_dir():
         return place
+    sweep_unfinished()
     with locked(shelf / f"{key}.lock", deadline=deadline, cancel=cancel):
         if place.is_dir():
             return place
-        _sweep_unfinished(shelf, key)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=shelf))
+        for leftover in shelf.glob(f"{key}.*{PART}"):  # Of one who was killed as we waited for it.
+            shutil.rmtree(leftover, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=PART, dir=shelf))
         try:
             fill(scratch)
             _sync(scratch)
@@ -76,6 +79,24 @@ def drop(kind: str, key: str) -> None:
         lock.release()
 
 
+def unfinished() -> list[Path]:
+    """What killed fills have left, of every kind: whoever fills an entry holds its key's lock."""
+    return [each for each in sorted(cache_home().glob(f"*/*{PART}")) if not is_held(_lock_of(each))]
+
+
+def sweep_unfinished() -> None:
+    """Remove that."""
+    for leftover in unfinished():
+        lock = try_lock(_lock_of(leftover))
+        if lock is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            lock.release()
+
+
+def _lock_of(scratch: Path) -> Path:
+    return scratch.with_name(f"{scratch.name.partition('.')[0]}.lock")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is whole or absent, whenever somebody looks, and whoever else writes it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -89,12 +110,6 @@ def write_whole(path: Path, text: str) -> None:
 def disk_is_full(folder: Path) -> bool:
     """Whether the file system of a folder has no room left for anything sensible."""
     return shutil.disk_usage(folder).free < FULL_BYTES
-
-
-def _sweep_unfinished(shelf: Path, key: str) -> None:
-    """Remove what a killed fill left behind; we hold the key's lock, so nobody is filling it."""
-    for leftover in shelf.glob(f"{key}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -99,7 +99,8 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
 
     Disks and boxes go from the cache, boxes from Vagrant's collection, too, and images of AWS with
     their snapshots from AWS. One that is fresh stays, and so does one that images.lock.yaml names,
-    or from which a living machine was started.
+    or from which a living machine was started. What killed makers of images and saved first starts
+    have left in the cache goes, too.
 
     Another checkout, or another branch, may have an images.lock.yaml that names an older image of
     AWS. So these stay until they are older than max_image_age, when nobody starts from them.
@@ -112,17 +113,16 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
     """
     from build_orchestrator.deadline import Deadline
     from build_orchestrator.errors import OrchestratorError
-    from build_orchestrator.image.baked import remove, sweep_unfinished
+    from build_orchestrator.image.baked import remove
 
     configuration = configuration_of(ctx)
-    if not dry_run:
-        sweep_unfinished()
     lock = configuration.project / LOCK
     named = lock.read_text(errors="replace") if lock.is_file() else ""
     # All flavours have the same largest age; a project that has none now cannot tell.
     ages_s = [each.max_age_s for each in configuration.flavours.values()]
     shared_s = 0.0 if now else max(ages_s, default=math.inf)
-    rows, failed = [], False
+    rows = _unfinished(dry_run=dry_run)
+    failed = any(row["state"] == "failed" for row in rows)
     for image, state in _states(ctx):
         if state not in ("stale", "superseded"):
             continue
@@ -142,10 +142,26 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
         say(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            say(f"{row['state']:<8} {row['target']}  {row['entry']}  ({row['reason']})")
+            name = "  ".join(filter(None, (row["target"], row["entry"])))
+            say(f"{row['state']:<8} {name}  ({row['reason']})")
         if not rows:
-            say("nothing is stale or superseded")
+            say("nothing is stale, superseded or unfinished")
     return ExitCode.ENVIRONMENT if failed else ExitCode.OK
+
+
+def _unfinished(*, dry_run: bool) -> list[dict[str, str]]:
+    """A row for each entry of the cache, of any kind, that was not finished and has no maker."""
+    from build_orchestrator import cache
+
+    left = cache.unfinished()
+    if not dry_run:
+        cache.sweep_unfinished()
+    rows = []
+    for place in left:
+        state = "found" if dry_run else "failed" if place.exists() else "removed"
+        entry = f"{place.parent.name}/{place.name}"
+        rows.append({"entry": entry, "target": "", "state": state, "reason": "unfinished"})
+    return rows
 
 
 def _spared(image: Baked, named: str, shared_s: float) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.inputs import explain
-from build_orchestrator.locks import cache_home, locked, private_folder, try_lock
+from build_orchestrator.locks import cache_home, locked, private_folder
 from build_orchestrator.model import Build, Flavour, Image, Input
 from build_orchestrator.plan import key_of
 from build_orchestrator.render.vagrantfile import MADE_HERE
@@ -235,7 +234,6 @@ def record(
         force: also where a fresh one is there.
     """
     began, before = int(time.time()), {each.entry for each in all_images()}
-    sweep_unfinished()
     lock = private_folder(cache_home() / KIND) / f"{key_of(inputs)[:SHORT]}.lock"
     with locked(lock, deadline=deadline, cancel=cancel):
         choice = choose(build, inputs, all_images())
@@ -255,16 +253,6 @@ def record(
             facts = (cache_home() / KIND / name / FACTS).read_bytes()
             return msgspec.json.decode(facts, type=Baked)
         return made[0]
-
-
-def sweep_unfinished() -> None:
-    """Remove what killed bakes have left of images: whoever makes one holds its key's lock."""
-    shelf = cache_home() / KIND
-    for leftover in shelf.glob("*.part"):
-        lock = try_lock(shelf / f"{leftover.name.partition('-')[0]}.lock")
-        if lock is not None:
-            shutil.rmtree(leftover, ignore_errors=True)
-            lock.release()
 
 
 def remove(image: Baked, *, deadline: Deadline) -> None:

@@ -91,3 +91,14 @@ def test_what_this_checkouts_lock_names_stays_whatever_is_asked(project: Project
     write_baked(project.folder, locked)
     expected = {locked.entry: ("spared", "images.lock.yaml names it")}
     assert states(project) == states(project, "--now") == expected
+
+
+def test_what_killed_makers_have_left_goes_too(project: Project) -> None:
+    """Half a gigabyte each, under a key that may never be asked for again."""
+    shelf = project.home / "cache/build-orchestrator/images"
+    (shelf / "abc.x.part" / "work").mkdir(parents=True)
+    assert states(project) == {"images/abc.x.part": ("found", "unfinished")}
+    assert (shelf / "abc.x.part").is_dir()
+    done = project.build("images", "prune")
+    assert (done.status, done.stdout) == (0, "removed  images/abc.x.part  (unfinished)\n")
+    assert not (shelf / "abc.x.part").exists()

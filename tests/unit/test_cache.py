@@ -116,12 +116,26 @@ def test_a_killed_fill_leaves_no_entry_and_the_next_one_cleans_up(
     assert [path.name for path in place.iterdir()] == ["disk"]
 
 
-def test_only_scratch_of_the_same_key_is_swept(home: Path) -> None:
-    """What somebody else is making at this moment stays."""
-    other = home / "images" / "abd.x.part"
-    other.mkdir(parents=True)
+def test_what_somebody_is_making_is_not_swept(tmp_path: Path, home: Path) -> None:
+    """Of any kind: a lock that is held says so; a maker that is gone holds none."""
+    maker = filler(tmp_path, "first")
+    assert said(maker) == "filling"
+    (made,) = (home / "images").glob("*.part")
+    left = home / "snapshots" / "abd.x.part"
+    (left / "deep").mkdir(parents=True)
+    assert cache.unfinished() == [left]
+    cache.sweep_unfinished()
+    assert (made.is_dir(), left.exists()) == (True, False)
+    assert maker.communicate("\n")[0].strip() == "yes"
+
+
+def test_who_fills_the_cache_cleans_up_after_the_killed(home: Path) -> None:
+    """Their keys may never be asked for again."""
+    left = [home / kind / "abd-1.x.part" for kind in ("images", "baked")]
+    for each in left:
+        each.mkdir(parents=True)
     entry(lambda folder: (folder / "disk").touch())
-    assert other.is_dir()
+    assert not any(each.exists() for each in left)
 
 
 def test_who_waits_too_long_is_told(home: Path) -> None:
