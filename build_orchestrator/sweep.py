@@ -177,14 +177,17 @@ def _one(
 
     if any(_heartbeat_held(each) for each in (identity, found.shown) if each):
         return swept("spared", "its orchestrator is alive")
-    if entry.kept_until > time.time() and not forced:
-        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
+    early = entry.kept_until > time.time()
+    if early and not forced:
         return swept("spared", f"kept until {until}")
     # Of another host's machine the provider's own tags are all there is to go by.
     reason = identity.details.get("spared", "")
     if not found.journals and reason and not forced and not _is_of_a_dead_run(identity):
         return swept("spared", reason)
-    reason = "its orchestrator is gone" if not entry.kept_until else "it was kept until now"
+    reason = f"it was kept until {until}" + (", and is named" if early else "")
+    if not entry.kept_until:
+        reason = "its orchestrator is gone"
     if dry_run:
         return swept("found", reason)
     try:

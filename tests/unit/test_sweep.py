@@ -113,17 +113,23 @@ def test_a_heartbeat_in_another_state_folder_spares(
 
 
 @pytest.mark.parametrize(
-    ("kept_for_s", "named", "state"),
-    [(60, "", "spared"), (60, "a_fake", "destroyed"), (-1, "", "destroyed")],
+    ("until", "named", "state", "reason"),
+    [
+        (4e9, "", "spared", "kept until 2096-10-02T07:06:40Z"),
+        (4e9, "a_fake", "destroyed", "it was kept until 2096-10-02T07:06:40Z, and is named"),
+        (1e9, "a_fake", "destroyed", "it was kept until 2001-09-09T01:46:40Z"),
+        (1e9, "", "destroyed", "it was kept until 2001-09-09T01:46:40Z"),
+    ],
 )
 def test_a_kept_machine_has_its_time(
-    tmp_path: Path, kept_for_s: float, named: str, state: str
+    tmp_path: Path, until: float, named: str, state: str, reason: str
 ) -> None:
-    """Until then only its name ends it."""
+    """Until then only its name ends it; and what is said of it is true."""
     journal, identity = started(tmp_path, ONE)
-    journal.keep(identity.name, time.time() + kept_for_s)
+    journal.keep(identity.name, until)
     journal.close()
-    assert swept(tmp_path, named=named).state == state
+    one = swept(tmp_path, named=named)
+    assert (one.state, one.reason) == (state, reason)
 
 
 def test_only_what_was_named_is_swept(tmp_path: Path) -> None:
