@@ -194,9 +194,12 @@ def run_id(path: Path) -> str:
 def records(path: Path) -> list[dict[str, Any]]:
     """The records of one journal, without a torn last line.
 
-    A missing file has none, and so has one of another user: he sweeps his own machines.
+    A missing file has none, and so has one of another user: he sweeps his own machines. What is no
+    file at all, such as a folder or a pipe, was not written by us.
     """
     try:
+        if not path.is_file():
+            return []
         lines = path.read_bytes().split(b"\n")
     except (FileNotFoundError, PermissionError):
         return []

@@ -356,6 +356,18 @@ def test_a_journal_that_tells_of_something_else(project: Project, command: str) 
     assert precious.is_dir()
 
 
+@alone
+@pytest.mark.parametrize("command", ["sweep", "up", "status"])
+def test_a_folder_with_the_name_of_a_journal(project: Project, command: str) -> None:
+    """It tells of no machine, and hides none of the others."""
+    name = left_behind(project)
+    project.write()
+    (project.folder / "runs/x-y/journal.jsonl").mkdir(parents=True)
+    done = project.build(command, *([TARGET] if command == "up" else []))
+    assert done.status == 0, done.words
+    assert name in done.words
+
+
 def test_a_run_is_swept_by_the_id_that_people_see(project: Project) -> None:
     """The id, or its beginning; a name that means nothing is said to."""
     assert project.up("--keep", "always").status == 0

@@ -163,6 +163,14 @@ def test_a_missing_journal_has_no_records(tmp_path: Path) -> None:
     assert records(tmp_path / "no" / JOURNAL) == []
 
 
+def test_what_is_no_file_has_no_records(tmp_path: Path) -> None:
+    """A checkout may come from anywhere; nothing in it may keep machines from being swept."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    assert [records(each) for each in tmp_path.iterdir()] == [[], [], []]
+
+
 def test_records_are_on_disk_before_append_returns(
     run_folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
