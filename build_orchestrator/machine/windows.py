@@ -49,9 +49,6 @@ exit /b 0
 """A subroutine that prints the host keys."""
 
 
-CERTIFICATE_BEGIN = "-----BEGIN WINRM CERTIFICATE SHA256-----"
-CERTIFICATE_END = "-----END WINRM CERTIFICATE SHA256-----"
-
 # The name is another one at every start: an image may hold a certificate of a machine before it.
 # What follows a digit and >> would be a number of cmd's, so each line begins with where it goes.
 WINRM = """\
@@ -79,6 +76,7 @@ set "NAME=build-orchestrator-%RANDOM%-%RANDOM%"
 >>certificate.inf echo OID=1.3.6.1.5.5.7.3.1
 certreq -new -q -f certificate.inf certificate.req >nul
 certutil -f -store My %NAME% certificate.cer >nul
+certutil -f -encode certificate.cer certificate.pem >nul
 rem Windows finds it by its SHA-1, which certutil writes with spaces on older ones, and wants its name.
 set HASH=
 for /f "skip=1 delims=" %%h in ('certutil -hashfile certificate.cer SHA1') do if not defined HASH set "HASH=%%h"
@@ -93,14 +91,12 @@ sc config winrm start= auto >nul
 net start winrm >nul 2>&1
 """  # noqa: E501 (lines of cmd)
 
-CERTIFICATE = f"""\
+CERTIFICATE = """\
 :keys
-echo {CERTIFICATE_BEGIN}
-certutil -hashfile "%PLACE%\\certificate.cer" SHA256
-echo {CERTIFICATE_END}
+type "%PLACE%\\certificate.pem"
 exit /b 0
 """
-"""A subroutine that prints the checksum of WinRM's certificate."""
+"""A subroutine that prints WinRM's certificate."""
 
 
 def setup(limit_s: float, public_key: str, port: int) -> str:

@@ -23,7 +23,6 @@ from build_orchestrator.machine.ec2.boot import Boot
 from build_orchestrator.machine.ec2.launch import seen
 from build_orchestrator.machine.ec2.machine import Ec2Machine
 from build_orchestrator.machine.ec2.shared import user_key
-from build_orchestrator.machine.windows import CERTIFICATE_BEGIN, CERTIFICATE_END
 from build_orchestrator.model import Distro, Identity, Image, Size
 from build_orchestrator.transport.winrm import Winrm
 from tests.standins import winrm
@@ -37,6 +36,7 @@ class Api:
     """AWS, which knows neither certificate nor password at first."""
 
     certificate: str
+    """As the machine prints it."""
     encrypted: str
     region: str = "eu-west-1"
     consoles: int = 0
@@ -48,8 +48,7 @@ class Api:
 
     def console(self, _: str) -> str:
         self.consoles += 1
-        lines = (CERTIFICATE_BEGIN, "SHA256 hash:", self.certificate, CERTIFICATE_END)
-        return "\r\n".join(lines) if self.consoles > 1 else "starting\r\n"
+        return self.certificate if self.consoles > 1 else "starting\r\n"
 
     def get_password_data(self, InstanceId: str) -> dict[str, str]:
         assert (InstanceId, self.consoles) == ("i-1", 2), "first of all, whom do we talk to?"
@@ -72,16 +71,15 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a service, and its certificate."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a service."""
     folder = tmp_path_factory.mktemp("winrm")
-    return folder, winrm.prepare(folder, PASSWORD, SH, {"PATH": "/usr/bin:/bin"}, folder)
+    winrm.prepare(folder, PASSWORD, SH, {"PATH": "/usr/bin:/bin"}, folder)
+    return folder
 
 
 @pytest.fixture
-def bench(
-    made: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Bench]:
+def bench(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(module, "CONSOLE_PAUSE_S", 0.1)
     identity = Identity(
         provider="aws",
@@ -99,8 +97,8 @@ def bench(
     public = load_ssh_public_key(key.with_name("id_rsa.pub").read_bytes())
     assert isinstance(public, RSAPublicKey)
     encrypted = base64.b64encode(public.encrypt(PASSWORD.encode(), PKCS1v15())).decode()
-    api = Api(made[1], encrypted)
-    with winrm.serving(made[0]) as server:
+    api = Api((made / winrm.CERTIFICATE).read_text(), encrypted)
+    with winrm.serving(made) as server:
         connection = Winrm(tmp_path, host="127.0.0.1", port=server.server_port, user=winrm.USER)
         console = tmp_path / "console.txt"
         request = MachineRequest(
@@ -142,7 +140,7 @@ def test_certificate_and_password_come_from_aws_alone(bench: Bench) -> None:
 
 
 def test_who_is_somebody_else_hears_no_password(bench: Bench) -> None:
-    bench.api.certificate = "0" * 64
+    bench.api.certificate = "-----BEGIN CERTIFICATE-----\r\nAAAA\r\n-----END CERTIFICATE-----"
     with pytest.raises(EnvironmentFailure, match="does not show the certificate"):
         bench.open()
     assert bench.server.requests == 0

@@ -303,6 +303,7 @@ def _winrm(drive: Path, folder: Path, listen: str) -> str:
     content = (folder / winrm.DER).read_bytes()
     shutil.copy(folder / winrm.DER, drive / "standin-certificate")
     thumbprint = hashlib.sha1(content).hexdigest()
+    (drive / "standin-thumbprint").write_text(f"SHA1 hash:\r\n{thumbprint}\r\nCertUtil: done\r\n")
     listener = f"Port={port};CertificateThumbprint={thumbprint}"
     return f"""tr -d '"' <{drive}/standin-winrm >asked
   name=$(cd {drive}; echo standin-store-*)
@@ -320,6 +321,10 @@ BOX = "cp $(find /usr/share /opt/vagrant -path '*/keys/vagrant.pub' 2>/dev/null 
 BOX += "  {ssh}/administrators_authorized_keys"
 
 
+THUMBPRINT = "C:\\standin-thumbprint"
+"""What certutil would say of the machine's certificate."""
+
+
 def _first_start(prefix: Path, folder: Path, user_data: str) -> str:
     """Run the user data until it starts sshd, and on."""
     drive, registry = prefix / "drive_c", prefix / "system.reg"
@@ -328,6 +333,8 @@ def _first_start(prefix: Path, folder: Path, user_data: str) -> str:
     port = f'[Software\\\\Wine\\\\Ports]\n"COM1"="{folder}/console"\n'
     registry.write_text(f"{content}\n{port}")
     script = user_data.partition("<script>\n")[2].partition("</script>")[0]
+    # Wine hands `for` the output by a file, and no Python for Windows starts with one.
+    script = script.replace("certutil -hashfile certificate.cer SHA1", f"type {THUMBPRINT}")
     (drive / "user-data.bat").write_text(script.replace("\n", "\r\n"))
     return rf"""
 env {_settings(prefix)} {wine()} cmd /d /c 'C:\user-data.bat' </dev/null 2>&1 \

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import re
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from build_orchestrator.machine.ec2.boot import connection_of, known_place
 from build_orchestrator.machine.ec2.password import of_administrator
 from build_orchestrator.machine.ec2.windows import certificate
 from build_orchestrator.machine.vagrant.windows import prepare
-from build_orchestrator.machine.windows import BEGIN, CERTIFICATE_BEGIN, CERTIFICATE_END, END
+from build_orchestrator.machine.windows import BEGIN, END
 from build_orchestrator.model import (
     Build,
     Deadlines,
@@ -204,7 +205,7 @@ def test_windows_is_launched_without_a_key_pair() -> None:
 
 
 def test_winrm_is_told_to_listen_for_a_password_that_nobody_wrote_down() -> None:
-    """The key pair is what AWS encrypts it with. Of the certificate only the checksum is shown."""
+    """The key pair is what AWS encrypts it with."""
     windows = launched(WINDOWS, "winrm")
     assert windows["KeyName"] == SHARED.key_name
     script = windows["UserData"]
@@ -216,30 +217,29 @@ def test_winrm_is_told_to_listen_for_a_password_that_nobody_wrote_down() -> None
     assert 'Transport=HTTPS @{Hostname="%NAME%";Port="5986";' in script, "or Windows refuses it"
     assert "sshd" not in script
     assert "localport=2022 " in launched(WINDOWS, "winrm", port="2022")["UserData"]
-    assert not certificate(script), "the words around the checksum are none"
+    assert not certificate(script)
 
 
-CHECKSUM = "0123456789abcdef" * 4
-OTHER = "f" * 64
+def pem(content: str) -> str:
+    return f"-----BEGIN CERTIFICATE-----\r\n{content}\r\n-----END CERTIFICATE-----\r\n"
 
 
 @pytest.mark.parametrize(
     ("said", "known"),
     [
-        (CHECKSUM, CHECKSUM),
-        (" ".join(CHECKSUM[at : at + 2].upper() for at in range(0, 64, 2)), CHECKSUM),
-        ("CertUtil: -hashfile command FAILED: 0x80070002", ""),
-        (f"{CHECKSUM}0", ""),
+        ("MIID\r\nAAEC", b"0\x82\x03\x00\x01\x02"),
+        ("MIIDA", None),
+        ("MI!ID", None),
+        ("", None),
     ],
-    ids=["as it is", "as older ones write it", "failed", "too long"],
+    ids=["whole", "cut", "damaged", "empty"],
 )
-def test_a_certificate_is_known_by_what_the_console_says_last(said: str, known: str) -> None:
-    def block(line: str) -> str:
-        lines = (CERTIFICATE_BEGIN, "SHA256 hash of C:\\x.cer:", line, "done", CERTIFICATE_END)
-        return "\r\n".join(lines)
-
-    assert certificate(f"RDP...\r\n{block(OTHER)}\r\n{block(said)}\r\nready\r\n") == known
-    assert certificate(block(said)[:-1]) == ""
+def test_a_certificate_is_known_by_what_the_console_says_last(
+    said: str, known: bytes | None
+) -> None:
+    console = f"RDP...\r\n{pem('AAAA')}{pem(said)}Windows is Ready to use\r\n"
+    assert certificate(console) == (hashlib.sha256(known).hexdigest() if known else "")
+    assert certificate(pem(said)[:-3]) == ""
 
 
 @pytest.mark.parametrize(("kind", "name"), [("ssh", "bo-1"), ("winrm", "bo-1-rsa")])

@@ -7,16 +7,12 @@ password. WinRM wants a password, so there it is just that.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
 
-from build_orchestrator.machine.windows import (
-    CERTIFICATE,
-    CERTIFICATE_BEGIN,
-    CERTIFICATE_END,
-    KEYS,
-    setup,
-    winrm_setup,
-)
+from build_orchestrator.machine.windows import CERTIFICATE, KEYS, setup, winrm_setup
 
 # AWS shows what is written to the serial port: that is how host keys and certificate become known.
 # EC2Launch writes there, too, and only one may have it open.
@@ -35,8 +31,7 @@ exit /b 1
 """
 
 
-PRINTED = re.compile(f"{CERTIFICATE_BEGIN}(.*?){CERTIFICATE_END}", re.DOTALL)
-SHA256 = re.compile(r"[0-9a-f]{64}")
+PEM = re.compile("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 def user_data(limit_s: float, public_key: str, port: int) -> str:
@@ -46,15 +41,17 @@ def user_data(limit_s: float, public_key: str, port: int) -> str:
 
 
 def winrm_user_data(limit_s: float, port: int) -> str:
-    """A timer that ends the machine without us, WinRM over HTTPS, and the SHA-256 of its
-    certificate on the console."""
+    """A timer that ends the machine without us, WinRM over HTTPS, and its certificate on the
+    console."""
     return USER_DATA.format(setup=winrm_setup(limit_s, port), keys=CERTIFICATE)
 
 
 def certificate(console: str) -> str:
-    """The SHA-256 that a machine has printed of WinRM's certificate; the last one counts. Empty
-    where there is none that is whole."""
-    blocks = PRINTED.findall(console)
-    lines = blocks[-1].lower().splitlines() if blocks else []
-    found = (SHA256.fullmatch(line.replace(" ", "").strip()) for line in lines)
-    return next((match[0] for match in found if match), "")
+    """The SHA-256 of the certificate that a machine has printed; the last one counts. Empty where
+    there is none that is whole."""
+    blocks = PEM.findall(console)
+    try:
+        content = base64.b64decode("".join(blocks[-1].split()), validate=True) if blocks else b""
+    except binascii.Error:
+        content = b""
+    return hashlib.sha256(content).hexdigest() if content else ""
