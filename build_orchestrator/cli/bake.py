@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from build_orchestrator.cli.cloud import endpoint_option, take_old_name
-from build_orchestrator.cli.project import plan_of
+from build_orchestrator.cli.project import check_images, plan_of
 from build_orchestrator.cli.streams import say
 from build_orchestrator.cli.up import Invocation, check_files, secrets_of
 from build_orchestrator.errors import UsageError
@@ -75,6 +75,7 @@ def bake(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> i
             details=f"flavour {wanted!r}" if wanted else "The recipe names no flavour.",
             resolution="See flavours in targets.yaml: name one with --flavour, or add the distro.",
         )
+    check_images(plan)
     secrets = secrets_of(plan)
     check_files(plan, options)
     if options["dry_run"]:

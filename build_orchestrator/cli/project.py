@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from build_orchestrator.cli.cloud import endpoint_option, jobs_for, locked, placed, priced
-from build_orchestrator.configuration import Configuration, find_project, load
+from build_orchestrator.configuration import Configuration, find_project, load, refuse
 from build_orchestrator.configuration.words import is_text
 from build_orchestrator.errors import UsageError
 from build_orchestrator.machine import PROVIDERS
@@ -98,6 +98,27 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
     with_images = flavoured(made, configuration, options.get("flavour") or "")
     made = locked(placed(with_images, options["aws_endpoint"] or ""))
     return priced(made, configuration.budget)
+
+
+def check_images(plan: Plan) -> None:
+    """See that what builds are to start from by path is there; who only looks does not need it.
+
+    Raises:
+        ConfigurationError: with each path that leads to no file.
+    """
+    from build_orchestrator.image import lacking
+
+    project = Path(plan.project)
+    refuse(
+        project,
+        {
+            ("distros", target.distro.name, "providers", target.provider, "image", field): problem
+            for target in (build.target for build in plan.builds)
+            for field, problem in lacking(
+                target.image, provider=target.provider, project=project
+            ).items()
+        },
+    )
 
 
 def flavoured(plan: Plan, configuration: Configuration, name: str) -> Plan:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from build_orchestrator.cli.cloud import check_budget, take_old_name
-from build_orchestrator.cli.project import DURATION, RUNS, plan_of, plan_options, provider_maker
+from build_orchestrator.cli.project import (
+    DURATION,
+    RUNS,
+    check_images,
+    plan_of,
+    plan_options,
+    provider_maker,
+)
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import HostNotReady, UsageError
 
@@ -97,6 +104,7 @@ def up(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> int
     plan = plan_of(ctx, selectors, options)
     # One address that is not Amazon's serves all of AWS, unless S3 has its own.
     options["s3_endpoint"] = options["s3_endpoint"] or options["aws_endpoint"]
+    check_images(plan)
     secrets = secrets_of(plan)
     check_files(plan, options)
     if options["dry_run"]:

@@ -6,6 +6,7 @@ from build_orchestrator.configuration.loading import (
     find_project,
     load,
     recipe_on,
+    refuse,
 )
 
-__all__ = ["FILE", "Configuration", "find_project", "load", "recipe_on"]
+__all__ = ["FILE", "Configuration", "find_project", "load", "recipe_on", "refuse"]

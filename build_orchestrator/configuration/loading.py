@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from build_orchestrator.configuration.checks import check
-from build_orchestrator.configuration.findings import Findings
+from build_orchestrator.configuration.findings import Findings, Place
 from build_orchestrator.configuration.reading import read
 from build_orchestrator.configuration.rows import (
     BudgetRow,
@@ -100,6 +100,25 @@ def load(
     offered = {provider for distro in rows.distros.values() for provider in distro.providers}
     fallback = default_provider if default_provider in offered else "qemu"
     return _configuration(rows, project, rows.default_provider or fallback)
+
+
+def refuse(project: Path, found: Mapping[Place, str]) -> None:
+    """Raise what only counts for who builds a target, such as a disk that this host does not have.
+
+    Args:
+        found: what is wrong, by its place in the project's targets.yaml, which was loaded before.
+
+    Raises:
+        ConfigurationError: with each of these problems.
+    """
+    if not found:
+        return
+    findings = Findings(_called(project / FILE))
+    if (content := _content(project / FILE, findings)) is not None:
+        read(content, findings)
+    for place, message in found.items():
+        findings.add(place, message)
+    findings.raise_any()
 
 
 def _called(path: Path) -> str:

@@ -75,6 +75,18 @@ def known(source: ImageSource, *, provider: str) -> Image | None:
     return None
 
 
+def lacking(source: ImageSource, *, provider: str, project: Path) -> dict[str, str]:
+    """What is wrong with each path that the image is said to have on this host, by its field."""
+    if not (source.path or source.kernel or source.initrd):
+        return {}
+    from build_orchestrator.image import download
+
+    if through_vagrant(provider):
+        problem = download.path_problem(source.path, project) if source.path else ""
+        return {"path": problem} if problem else {}
+    return download.lacking(source, project)
+
+
 def describe(source: ImageSource) -> str:
     """The image as declared, in a few words."""
     if source.bootstrap:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from build_orchestrator import cache, command
 from build_orchestrator.command import Consumer
+from build_orchestrator.configuration.files import is_there
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.masking import shown
@@ -27,6 +28,25 @@ with urllib.request.urlopen(sys.stdin.readline().strip(), timeout=60) as answer:
 """
 
 OnLine = Callable[[str], None]
+
+
+def lacking(source: ImageSource, project: Path) -> dict[str, str]:
+    """What is wrong with each path of an image, by its field; nothing where the cache has it."""
+    paths = {"path": source.path, "kernel": source.kernel, "initrd": source.initrd}
+    found = {
+        field: wrong
+        for field, path in paths.items()
+        if path and not _is_remote(path) and (wrong := path_problem(path, project))
+    }
+    return {} if found and cache.is_cached(KIND, key_of(source)) else found
+
+
+def path_problem(path: str, project: Path) -> str:
+    """What is wrong with where an image or box is said to be on this host."""
+    place = project / path
+    if not is_there(place):
+        return f"{path} does not exist"
+    return f"{path} is a folder, not a file" if place.is_dir() else ""
 
 
 def download(
@@ -51,8 +71,7 @@ def download(
             _keep(address, project, folder / name, sha256, deadline, cancel, on_line)
         _refuse_strange_disks(folder / "disk.qcow2", origin, deadline)
 
-    key = hashlib.sha256(" ".join(sha for _, sha in parts.values()).encode()).hexdigest()[:32]
-    folder = cache.entry(KIND, key, fill, deadline=deadline, cancel=cancel)
+    folder = cache.entry(KIND, key_of(source), fill, deadline=deadline, cancel=cancel)
     return Image(
         source=origin,
         sha256=source.sha256,
@@ -60,6 +79,18 @@ def download(
         kernel=str(folder / "vmlinuz") if source.kernel else "",
         initrd=str(folder / "initrd.img") if source.initrd else "",
     )
+
+
+def key_of(source: ImageSource) -> str:
+    """The image's name in the cache: over the checksums of all that it is made of."""
+    sums = [source.sha256]
+    sums += [source.kernel_sha256] if source.kernel else []
+    sums += [source.initrd_sha256] if source.initrd else []
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:32]
+
+
+def _is_remote(address: str) -> bool:
+    return urllib.parse.urlsplit(address).scheme in ("http", "https")
 
 
 def _keep(
@@ -84,7 +115,7 @@ def _keep(
                 told = size
                 on_line(f"fetching {shown(address)}: {size >> 20} MiB")
 
-        if urllib.parse.urlsplit(address).scheme in ("http", "https"):
+        if _is_remote(address):
             _fetch(address, take, deadline, cancel)
         else:
             _read(project / address, take, deadline, cancel)

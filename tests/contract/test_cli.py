@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from build_orchestrator.cache import write_whole
 from build_orchestrator.doctor import examine
@@ -49,6 +50,31 @@ def files_with(folder: Path, needle: str) -> list[Path]:
 
 
 # --- wrong before anything starts ---------------------------------------------------------------
+
+
+def test_a_disk_that_is_not_there_is_told_before_anything_starts(project: Project) -> None:
+    """Exit 2 with its line; who only looks, or builds another target, does not need the disk."""
+    path = project.folder / "targets.yaml"
+    content = yaml.safe_load(path.read_text())
+    image = {"path": "images/disk.qcow2", "sha256": "0" * 64}
+    content["distros"]["debian_bookworm"]["providers"]["qemu"] = {"image": image}
+    content["flavours"] = {"plain": {"script": "make.sh"}}
+    content["recipes"]["agent"]["flavour"] = "plain"
+    path.write_text(yaml.safe_dump(content))
+    lines = path.read_text().splitlines()
+    (number,) = (n for n, line in enumerate(lines, 1) if "path: images/disk.qcow2" in line)
+    column = lines[number - 1].index("images/") + 1
+    name = "debian_bookworm_qemu"
+    where = f"targets.yaml:{number}:{column}: distros.debian_bookworm.providers.qemu.image.path"
+    for command in ("up", "bake"):
+        done = project.build(command, name)
+        assert done.status == 2, done.words
+        assert f"{where}: images/disk.qcow2 does not exist" in done.stderr
+    assert not (project.folder / "runs").exists()
+    for arguments in (["list", "--json"], ["plan", name], ["render", name], ["why", name]):
+        looked = project.build(*arguments)
+        assert looked.status == 0, looked.words
+    assert project.up().status == 0
 
 
 def test_a_misspelt_key_is_found_at_once(project: Project) -> None:
