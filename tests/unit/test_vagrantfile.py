@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 from pathlib import Path
 
@@ -129,6 +130,46 @@ def test_values_cannot_become_ruby(project: Path) -> None:
     )
     assert done.stdout == expected.stdout
     assert "TOKEN" not in rendered(project)
+
+
+READS = r"""
+class Settings
+  def define(name, **) = (@name = name; yield(self))
+  def method_missing(*, **) = self
+
+  def provision(_, env: nil, **)
+    return unless env && @name == ARGV[0]
+    # As Vagrant's shell provisioner writes the command that it runs in the machine.
+    said = env.map { |key, value| "#{key}=\"#{value.gsub(/"/) { |m| "#{m}\\#{m}#{m}" }}\"" }
+    exec("sh", "-c", "#{said.join(" ")} printenv GREETING PIP_INDEX_URL")
+  end
+end
+module Vagrant
+  module Util
+    module Which
+      def self.which(_) = nil
+    end
+  end
+  def self.configure(_) = yield(Settings.new)
+end
+"""
+
+
+def test_values_reach_the_script_as_they_are(project: Path) -> None:
+    """Those of targets.yaml and those of the customer's environment: no shell expands them."""
+    require("ruby")
+    path = project / "targets.yaml"
+    path.write_text(path.read_text().replace("secrets: [TOKEN]", "pass_host_trust: true"))
+    index = 'https://me:a$$b"c\\\\d`e@index.example/simple'
+    done = subprocess.run(
+        ["ruby", "-", "debian_bookworm_libvirt"],
+        input=READS + rendered(project),
+        env={**os.environ, "PIP_INDEX_URL": index},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["it's #{`id`} \\", index]
 
 
 def test_what_ruby_does_not_know_is_refused() -> None:
