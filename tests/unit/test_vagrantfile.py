@@ -172,6 +172,42 @@ def test_values_reach_the_script_as_they_are(project: Path) -> None:
     assert done.stdout.splitlines() == ["it's #{`id`} \\", index]
 
 
+BRINGS = r"""
+class Settings
+  def provision(*, **) = self
+  def after(*) = @name == ARGV[0] ? yield(self) : self
+  def ruby = yield(nil, self)
+  def execute(shell, **) = yield(:stdout, `#{shell.sub("/var/lib/build-orchestrator/output", ARGV[1])}`)
+  def download(from, _) = puts(File.basename(from))
+  def warn(words) = puts(words)
+  def method_missing(*, **) = self
+end
+"""  # noqa: E501 (a line of Ruby)
+
+
+def test_every_file_is_brought_out_and_what_is_not_is_named(project: Path) -> None:
+    """A version of Debian's kind has a ~; a folder that a script leaves fails nothing."""
+    require("ruby")
+    for name in ("agent_7.1.0~rc1.tar.gz", "_part", "a b"):
+        (project / "out" / name).parent.mkdir(exist_ok=True)
+        (project / "out" / name).touch()
+    (project / "out/work").mkdir()
+    (project / "vagrant").mkdir()
+    done = subprocess.run(
+        ["ruby", "-", "debian_bookworm_libvirt", str(project / "out")],
+        cwd=project / "vagrant",
+        input=READS + BRINGS + rendered(project),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(done.stdout.splitlines()) == [
+        'Not brought out: "a b", "work/"',
+        "_part",
+        "agent_7.1.0~rc1.tar.gz",
+    ]
+
+
 def test_what_ruby_does_not_know_is_refused() -> None:
     """Such as a None that a template would print by mistake."""
     with pytest.raises(TypeError, match="Ruby"):
