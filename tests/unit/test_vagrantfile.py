@@ -141,7 +141,7 @@ class Settings
     return unless env && @name == ARGV[0]
     # As Vagrant's shell provisioner writes the command that it runs in the machine.
     said = env.map { |key, value| "#{key}=\"#{value.gsub(/"/) { |m| "#{m}\\#{m}#{m}" }}\"" }
-    exec("sh", "-c", "#{said.join(" ")} printenv GREETING PIP_INDEX_URL")
+    exec("sh", "-c", "#{said.join(" ")} printenv GREETING PIP_INDEX_URL PIP_CERT")
   end
 end
 module Vagrant
@@ -156,20 +156,22 @@ end
 
 
 def test_values_reach_the_script_as_they_are(project: Path) -> None:
-    """Those of targets.yaml and those of the customer's environment: no shell expands them."""
+    """Those of targets.yaml and those of the customer's environment: no shell expands them.
+    What the recipe says itself is not the host's to say."""
     require("ruby")
     path = project / "targets.yaml"
-    path.write_text(path.read_text().replace("secrets: [TOKEN]", "pass_host_trust: true"))
+    text = path.read_text().replace("secrets: [TOKEN]", "pass_host_trust: true")
+    path.write_text(text.replace("{GREETING:", "{PIP_CERT: /own.pem, GREETING:"))
     index = 'https://me:a$$b"c\\\\d`e@index.example/simple'
     done = subprocess.run(
         ["ruby", "-", "debian_bookworm_libvirt"],
         input=READS + rendered(project),
-        env={**os.environ, "PIP_INDEX_URL": index},
+        env={**os.environ, "PIP_INDEX_URL": index, "SSL_CERT_FILE": str(path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["it's #{`id`} \\", index]
+    assert done.stdout.splitlines() == ["it's #{`id`} \\", index, "/own.pem"]
 
 
 BRINGS = r"""
