@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -325,6 +326,24 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
 
     assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ""
     assert (account.keys, account.groups) == ({}, 0)
+
+
+def test_regions_that_ask_at_once_get_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def keygen(argv: list[str], **_: Any) -> Any:
+        made.append(argv[-1])
+        time.sleep(0.2)
+        Path(f"{argv[-1]}.pub").write_text(f"key {len(made)}")
+        return SimpleNamespace(check=lambda _: None)
+
+    monkeypatch.setattr(shared, "run", keygen)
+    ask = (tmp_path / "id_ed25519", launch.way_of("ssh", {}), Deadline("boot", 20))
+    with ThreadPoolExecutor() as pool:
+        keys = {each.result() for each in [pool.submit(shared._public_key, *ask) for _ in "ab"]}
+    assert (keys, len(made)) == ({"key 1"}, 1)
 
 
 def test_nothing_secret_is_rendered() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RELEASE_PAUSE_S = 0.5
 LONGEST_RELEASE_PAUSE_S = 5.0
 IN_USE = "a machine of the run uses it"
+
+_making_key = threading.Lock()
+"""Every region of a run has the same keys, and asks for them at the same time."""
 
 
 def user_key(machine_folder: Path, kind: str = "ed25519") -> Path:
@@ -77,13 +81,14 @@ def make_shared(
 def _public_key(key: Path, way: Way, deadline: Deadline) -> str:
     """The public half of the run's key; both are made where they are missing."""
     public = key.with_name(f"{key.name}.pub")
-    if not public.exists():
-        private_folder(key.parent)
-        run(
-            ["ssh-keygen", *KEYGEN, "-t", way.key_kind, "-f", str(key)],
-            deadline=deadline,
-        ).check("ssh-keygen could not make a key")
-    return public.read_text().strip()
+    with _making_key:
+        if not public.exists():
+            private_folder(key.parent)
+            run(
+                ["ssh-keygen", *KEYGEN, "-t", way.key_kind, "-f", str(key)],
+                deadline=deadline,
+            ).check("ssh-keygen could not make a key")
+        return public.read_text().strip()
 
 
 def _import_key(
