@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import MachineLeaked
 from build_orchestrator.machine.contract import MachineRequest
-from build_orchestrator.machine.ec2 import launch, leftovers, permissions, shared
+from build_orchestrator.machine.ec2 import launch, leftovers, permissions, provider, shared
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
@@ -275,7 +275,8 @@ class Account:
     def __init__(self) -> None:
         self.keys: dict[str, bytes] = {}
         self.ports: list[int] = []
-        self.groups = 0
+        self.groups: list[str] = []
+        self.let_in: list[tuple[str, str]] = []
 
     def describe_key_pairs(self, Filters: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = Filters[0]
@@ -290,17 +291,22 @@ class Account:
         del self.keys[KeyName]
 
     def describe_security_groups(self, **_: Any) -> dict[str, Any]:
-        return {"SecurityGroups": [{"GroupId": "sg-1"}] * self.groups}
+        return {"SecurityGroups": [{"GroupId": f"sg-{n}", "GroupName": n} for n in self.groups]}
 
-    def create_security_group(self, **_: Any) -> dict[str, Any]:
-        self.groups += 1
-        return {"GroupId": "sg-1"}
+    def describe_subnets(self, SubnetIds: list[str]) -> dict[str, Any]:
+        return {"Subnets": [{"VpcId": f"vpc-of-{SubnetIds[0]}"}]}
+
+    def create_security_group(self, GroupName: str, **_: Any) -> dict[str, Any]:
+        self.groups.append(GroupName)
+        return {"GroupId": f"sg-{GroupName}"}
 
     def authorize_security_group_ingress(self, **asked: Any) -> None:
-        self.ports += [each["FromPort"] for each in asked["IpPermissions"]]
+        (rule,) = asked["IpPermissions"]
+        self.ports.append(rule["FromPort"])
+        self.let_in.append((asked["GroupId"], rule["IpRanges"][0]["CidrIp"]))
 
-    def delete_security_group(self, **_: Any) -> None:
-        self.groups -= 1
+    def delete_security_group(self, GroupId: str) -> None:
+        self.groups.remove(GroupId.removeprefix("sg-"))
 
     def describe_volumes(self, **_: Any) -> dict[str, Any]:
         return {}
@@ -318,14 +324,51 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
         place = shared.user_key(tmp_path / "runs/bo/machine", way.key_kind)
         made, ids = shared.make_shared(api, RUN, {}, way, place, **ground)  # type: ignore[arg-type]
         assert place.name == f"id_{key}"
-        assert (made.key_name, made.group_id) == (launch.key_name(RUN, way), "sg-1")
-        assert ids == (made.key_name, "sg-1")
+        assert (made.key_name, made.group_id) == (launch.key_name(RUN, way), f"sg-bo-{RUN}")
+        assert ids == (made.key_name, made.group_id)
     kinds = {name: content.split()[0] for name, content in account.keys.items()}
     assert kinds == {f"bo-{RUN}": b"ssh-ed25519", f"bo-{RUN}-rsa": b"ssh-rsa"}
-    assert (set(account.ports), account.groups) == ({22, 5986}, 1)
+    assert (set(account.ports), account.groups) == ({22, 5986}, [f"bo-{RUN}"])
 
     assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ""
-    assert (account.keys, account.groups) == ({}, 0)
+    assert (account.keys, account.groups) == ({}, [])
+
+
+def test_each_target_has_the_group_that_its_own_row_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever machine of the run came first: none lets in who may connect to another, and none is
+    in a group of another network, or in somebody's own."""
+    from build_orchestrator.machine.ec2 import Ec2Provider
+
+    account = Account()
+    api: Any = SimpleNamespace(
+        ec2=account, once=account, region="r", endpoint="", now=lambda: NOW, machines=lambda **_: []
+    )
+    monkeypatch.setattr(provider, "api_of", lambda *_: api)
+    own, aws = {"security_group_id": "sg-own"}, Ec2Provider()
+
+    def group(**options: str) -> str:
+        place = tmp_path / "runs/bo/machine"
+        limits = {"deadline": Deadline("boot", 20), "cancel": NEVER}
+        return aws.share(RUN, {"region": "r", **options}, place, **limits)[0].group_id  # type: ignore[arg-type]
+
+    usual = f"sg-bo-{RUN}"
+    assert (group(), group(allow_from="auto"), group(**own), group()) == (
+        usual,
+        usual,
+        "sg-own",
+        usual,
+    )
+    assert group(allow_from="10.0.0.0/8") == f"{usual}-10.0.0.0/8"
+    assert group(subnet_id="subnet-1") == f"{usual}-vpc-of-subnet-1"
+    assert set(account.let_in) == {
+        (usual, "127.0.0.1/32"),
+        (f"{usual}-10.0.0.0/8", "10.0.0.0/8"),
+        (f"{usual}-vpc-of-subnet-1", "127.0.0.1/32"),
+    }
+    assert aws.close(deadline=Deadline("destroy", 20)) == ()
+    assert account.groups == []
 
 
 def test_regions_that_ask_at_once_get_the_same_key(

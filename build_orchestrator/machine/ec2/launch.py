@@ -33,6 +33,8 @@ ARCHITECTURES = {"x86_64": "x86_64", "arm64": "arm64", "i386": "i386"}
 """As a distro has it -> as AWS has it."""
 
 SSH_PORT = 22
+USUAL = ("", "auto", "public")
+"""What ``allow_from`` and ``address`` are where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +122,24 @@ def way_of(communicator: str, options: Mapping[str, str]) -> Way:
 
 
 def shared_name(run_uuid: str) -> str:
-    """Name of a run's security group, and of its key pair."""
+    """What the names of a run's key pairs and security groups begin with."""
     return f"bo-{run_uuid}"
 
 
 def key_name(run_uuid: str, way: Way) -> str:
     """Name of a run's key pair for machines that are talked to in this way."""
     return shared_name(run_uuid) + ("-rsa" if way.key_kind == "rsa" else "")
+
+
+def group_name(run_uuid: str, network: str, options: Mapping[str, str]) -> str:
+    """Name of a run's security group for machines with these options: none lets in who may connect
+    to others.
+
+    Args:
+        network: the id of the subnet's; empty for the default one.
+    """
+    own = (network, options.get("allow_from", ""), options.get("address", ""))
+    return "-".join((shared_name(run_uuid), *(each for each in own if each not in USUAL)))
 
 
 def token_of(identity: Identity) -> str:

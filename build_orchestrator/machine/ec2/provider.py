@@ -32,6 +32,8 @@ from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_sh
 from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Identity
 
+NETWORK = ("subnet_id", "security_group_id", "allow_from", "address")
+"""The options that decide which group a machine is in."""
 PUBLIC_KEY = "ssh-ed25519 KEY-OF-THE-RUN"
 """Stands for it in what people are shown before there is one."""
 
@@ -44,7 +46,7 @@ class _Ground:
     watch: Watch
     run_uuid: str
     lock: threading.Lock = field(default_factory=threading.Lock)
-    shared: dict[Way, Shared] = field(default_factory=dict)
+    shared: dict[tuple[Way, tuple[str, ...]], Shared] = field(default_factory=dict)
     kept: bool = False
 
     def keep(self) -> None:
@@ -175,11 +177,12 @@ class Ec2Provider:
         deadline: Deadline,
         cancel: Cancel,
     ) -> Shared:
+        wanted = way, tuple(options.get(name, "") for name in NETWORK)
         with ground.lock:
-            if way not in ground.shared:
+            if wanted not in ground.shared:
                 key = user_key(folder, way.key_kind)
-                ground.shared[way], ids = make_shared(
+                ground.shared[wanted], ids = make_shared(
                     ground.api, ground.run_uuid, options, way, key, deadline=deadline, cancel=cancel
                 )
                 ground.watch.beat_for(*ids)
-            return ground.shared[way]
+            return ground.shared[wanted]

@@ -26,6 +26,7 @@ from build_orchestrator.machine.ec2.launch import (
     RUN,
     Shared,
     Way,
+    group_name,
     key_name,
     shared_name,
     shared_tags,
@@ -122,12 +123,13 @@ def _make_group(
 ) -> str:
     doing = "the run's security group"
     source = allowed(api, options)
-    name = shared_name(run_uuid)
 
     def make() -> str:
-        for group in _groups(api, run_uuid):
-            return str(group["GroupId"])
         network = _network_of(api, options.get("subnet_id", ""))
+        name = group_name(run_uuid, network, options)
+        for group in _groups(api, run_uuid):
+            if group["GroupName"] == name:
+                return str(group["GroupId"])
         answer = api.once.create_security_group(
             GroupName=name,
             Description="The machines of one run of build-orchestrator; removed after it",
