@@ -20,6 +20,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import MachineLeaked
@@ -328,6 +329,8 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
         assert ids == (made.key_name, made.group_id)
     kinds = {name: content.split()[0] for name, content in account.keys.items()}
     assert kinds == {f"bo-{RUN}": b"ssh-ed25519", f"bo-{RUN}-rsa": b"ssh-rsa"}
+    rsa: Any = load_ssh_public_key(account.keys[f"bo-{RUN}-rsa"])
+    assert rsa.key_size == 2048, "AWS does not take every length"
     assert (set(account.ports), account.groups) == ({22, 5986}, [f"bo-{RUN}"])
 
     assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ""

@@ -37,6 +37,8 @@ WHO_AM_I = "https://checkip.amazonaws.com"
 """Says from which address it was asked; Amazon's own."""
 WHO_AM_I_S = 10.0
 KEYGEN = ("-q", "-N", "", "-C", "build-orchestrator")
+KINDS = {"ed25519": ("-t", "ed25519"), "rsa": ("-t", "rsa", "-b", "2048")}
+"""AWS takes RSA of 1024, 2048 and 4096 bits; ssh-keygen by itself makes others."""
 FOLDER = "aws"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -86,7 +88,7 @@ def _public_key(key: Path, way: Way, deadline: Deadline) -> str:
         if not public.exists():
             private_folder(key.parent)
             run(
-                ["ssh-keygen", *KEYGEN, "-t", way.key_kind, "-f", str(key)],
+                ["ssh-keygen", *KEYGEN, *KINDS[way.key_kind], "-f", str(key)],
                 deadline=deadline,
             ).check("ssh-keygen could not make a key")
         return public.read_text().strip()
