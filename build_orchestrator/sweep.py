@@ -1,7 +1,8 @@
 """Destroy what a dead orchestrator left behind, and nothing else.
 
 A machine is swept when all of this is true: a journal or the provider itself shows it, nobody
-holds the heartbeat of its run, and it is not kept until a later time (or is named). What looks
+holds the heartbeat of its run on this host, or renews it on another one, and it is not kept until a
+later time (or is named). What looks
 similar but does not carry the exact name of a machine of ours is never touched.
 """
 
@@ -19,7 +20,7 @@ from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_id, run_state
 from build_orchestrator.locks import is_held, state_home, try_lock
-from build_orchestrator.machine.contract import Provider, Shares
+from build_orchestrator.machine.contract import Provider, Shares, ShowsHeartbeats
 from build_orchestrator.model import Identity
 
 DESTROY_S = 60.0
@@ -177,13 +178,18 @@ def _one(
 
     if any(_heartbeat_held(each) for each in (identity, found.shown) if each):
         return swept("spared", "its orchestrator is alive")
+    try:
+        if living := _seen_living(provider, found):
+            return swept("spared", living)
+    except OrchestratorError as error:
+        return swept("leaked", error.brief)
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.kept_until))
     early = entry.kept_until > time.time()
     if early and not forced:
         return swept("spared", f"kept until {until}")
     # Of another host's machine the provider's own tags are all there is to go by.
     reason = identity.details.get("spared", "")
-    if not found.journals and reason and not forced and not _is_of_a_dead_run(identity):
+    if not found.journals and reason and not forced:
         return swept("spared", reason)
     reason = f"it was kept until {until}" + (", and is named" if early else "")
     if not entry.kept_until:
@@ -224,16 +230,29 @@ def _heartbeat_held(identity: Identity) -> bool:
     The folder tells whose state it belongs to: an orchestrator with another state folder (another
     XDG_STATE_HOME on the same host) is spared as well.
     """
-    heartbeats = {run_state(identity.run_uuid) / HEARTBEAT}
+    return any(is_held(path) for path in _heartbeats(identity))
+
+
+def _heartbeats(identity: Identity) -> set[Path]:
+    found = {run_state(identity.run_uuid) / HEARTBEAT}
     if identity.folder:
-        heartbeats.add(Path(identity.folder).parents[1] / HEARTBEAT)
-    return any(is_held(path) for path in heartbeats)
+        found.add(Path(identity.folder).parents[1] / HEARTBEAT)
+    return found
 
 
-def _is_of_a_dead_run(identity: Identity) -> bool:
-    """Whether this is what the machines of a run of this host shared: then the run's lock, which
-    is free, tells more than a tag that is young."""
-    return not identity.target and (run_state(identity.run_uuid) / HEARTBEAT).exists()
+def _seen_living(provider: Providers, found: _Found) -> str:
+    """What the provider shows of an orchestrator of another host, in words; empty for one of this.
+
+    A checkout that hosts share holds journals of each. Of a run of this host the lock, which is
+    free, tells more than a tag that is young.
+    """
+    each = found.shown or _asked_for(found.entry)
+    if any(path.exists() for path in _heartbeats(each) | _heartbeats(found.entry.identity)):
+        return ""
+    if found.shown:
+        return each.details.get("living", "")
+    owner = provider(each.provider)
+    return owner.living(each) if isinstance(owner, ShowsHeartbeats) else ""
 
 
 def _forget_finished_runs(provider: Providers) -> None:

@@ -185,3 +185,16 @@ class Shares(Protocol):
     def close(self, *, deadline: Deadline) -> tuple[str, ...]:
         """The run is over: remove it. Returns what could not be removed, in words."""
         ...
+
+
+@runtime_checkable
+class ShowsHeartbeats(Protocol):
+    """A provider that shows to any host whether a machine's orchestrator lives."""
+
+    def living(self, identity: Identity) -> str:
+        """When it was last seen to live, in words; empty where that is too long ago.
+
+        Raises:
+            EnvironmentFailure: the provider does not say.
+        """
+        ...

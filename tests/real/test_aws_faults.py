@@ -40,10 +40,10 @@ def ends(project: AwsProject, status: int, *, launched: int, left: bool = False)
         project.assert_nothing_left()
 
 
-def swept_from_another_host(project: AwsProject, folder: Path) -> str:
+def swept_from_another_host(project: AwsProject, folder: Path, *named: str) -> str:
     """What a sweep says that has neither our checkout nor our state folder: only tags tell it."""
     done = project.at_standin(
-        *("sweep", "--provider", "aws", "--region", REGION),
+        *("sweep", *named, "--provider", "aws", "--region", REGION),
         cwd=folder,
         XDG_STATE_HOME=str(folder / "state"),
     )
@@ -219,7 +219,10 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
         until_event(child, '"waiting"')
         spared = project.at_standin("sweep", "--provider", "aws")
         assert "its orchestrator is alive" in spared.stdout
-        assert "its orchestrator was alive" in swept_from_another_host(project, tmp_path)
+        name = project.server.shown()["instances"][project.server.alive()[0]]["name"]
+        for named in ((), (name,)):
+            told = swept_from_another_host(project, tmp_path, *named)
+            assert "its orchestrator was alive" in told
         assert len(project.server.alive()) == 1
         child.kill()
     assert len(project.server.alive()) == 1

@@ -233,8 +233,24 @@ def test_only_what_carries_our_name_and_our_tag_is_ours() -> None:
 def test_another_hosts_machine_is_judged_by_its_tags(tags: dict[str, str], why: str) -> None:
     """Three periods of silence are a dead orchestrator's, by the clock of AWS."""
     (identity,) = found(shown(f"bo-{RUN}-a_aws-1", **{launch.RUN: RUN, **tags}))
-    assert why in identity.details.get("spared", "")
-    assert bool(why) == ("spared" in identity.details)
+    said = [each for each in ("living", "spared") if each in identity.details]
+    assert said == (["living"] if "alive" in why else ["spared"] if why else [])
+    assert why in "".join(identity.details.get(each, "") for each in said)
+
+
+@pytest.mark.parametrize("by", ["machine", "group", "nothing"])
+def test_a_run_of_another_host_lives_as_long_as_anything_of_it_says_so(by: str) -> None:
+    """Also one whose machine is not there yet; and not because another run lives."""
+    old, new = (
+        {launch.RUN: RUN, launch.HEARTBEAT: str(NOW - periods * HEARTBEAT_S)} for periods in (9, 1)
+    )
+    other = {**new, launch.RUN: "f" * 32}
+    groups = [{"Tags": launch.tag_list(each)} for each in (old, new if by == "group" else other)]
+    api: Any = Api(groups=groups)
+    api.shown = [shown(f"bo-{RUN}-a_aws-1", **(new if by == "machine" else old))]
+    assert leftovers.living(api, RUN) == (
+        "" if by == "nothing" else "its orchestrator was alive 60 s ago"
+    )
 
 
 def test_a_group_without_machines_stands_for_its_run() -> None:

@@ -46,6 +46,13 @@ class SharesSomething(Shows):
         raise NotImplementedError
 
 
+class SeenLiving(Shows):
+    """One that shows heartbeats, as AWS does."""
+
+    def living(self, _: Identity) -> str:
+        return "its orchestrator was alive 7 s ago"
+
+
 def only(provider: Shows) -> Callable[[str], Provider]:
     return lambda _: provider
 
@@ -110,6 +117,25 @@ def test_a_heartbeat_in_another_state_folder_spares(
     journal.keep(identity.name, time.time() + 60)
     journal.close()
     assert swept(None, identity).reason.startswith("kept until")
+
+
+@pytest.mark.parametrize("named", ["", "a_fake", ONE])
+def test_who_lives_on_another_host_is_spared(tmp_path: Path, named: str) -> None:
+    """Whether a checkout that both share tells of the machine, or only the provider; also where it
+    is named. Of a run of this host the lock tells more."""
+    journal, identity = started(tmp_path, ONE)
+    journal.close()
+    there = tmp_path / "state"
+    there.rename(tmp_path / "there")
+    (by_journal,) = sweep(only(SeenLiving()), ["fake"], project=tmp_path, only=named)
+    assert (by_journal.state, by_journal.reason) == ("spared", SeenLiving().living(identity))
+    shown = dataclasses.replace(identity, details={"living": "7 s ago"}, folder="")
+    for project in (tmp_path, None):
+        assert swept(project, shown, named=named if project else "").reason == "7 s ago"
+    assert swept(None, shown, named=shown.name).reason == "7 s ago"
+    (tmp_path / "there").rename(there)
+    (by_lock,) = sweep(only(SeenLiving(shown)), ["fake"], project=tmp_path)
+    assert by_lock.state == "destroyed"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +254,7 @@ def test_a_dead_run_is_remembered_for_what_its_machines_shared(tmp_path: Path, r
     (folder,) = runs.iterdir()
     assert [path.name for path in folder.iterdir()] == ["heartbeat"]
 
-    details = {"spared": "its orchestrator was alive 5 s ago"}
+    details = {"living": "its orchestrator was alive 5 s ago"}
     shared = [
         dataclasses.replace(
             identity, name=f"bo-{uuid}", run_uuid=uuid, target="", folder="", details=details

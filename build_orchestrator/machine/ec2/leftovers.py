@@ -27,7 +27,8 @@ SILENT_S = 3 * HEARTBEAT_S
 
 def find(api: Api, endpoint: str) -> list[Identity]:
     """Every machine of ours that is alive in a region, and every run of which only what its
-    machines shared is left. ``spared`` among the details says why one is not to be touched."""
+    machines shared is left. Among the details ``living`` says that its orchestrator lives, and
+    ``spared`` why one is not to be touched unless it is named."""
     with asking(f"what is left in {api.region}"):
         machines = [seen for seen in api.machines() if seen.alive]
         shared = list(_shared(api))
@@ -91,12 +92,26 @@ def _without_machines(
 
 def _spared(api: Api, tags: Mapping[str, str]) -> dict[str, str]:
     """Why something is not to be destroyed now, for those who know nothing else of it."""
-    silent_s = api.now() - _number(tags, HEARTBEAT)
-    if silent_s < SILENT_S:
-        return {"spared": f"its orchestrator was alive {max(0, int(silent_s))} s ago"}
+    if said := _alive(api, _number(tags, HEARTBEAT)):
+        return {"living": said}
     if (until := _number(tags, KEPT_UNTIL)) > api.now():
         return {"spared": f"kept until {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(until))}"}
     return {}
+
+
+def living(api: Api, run_uuid: str) -> str:
+    """When the orchestrator of a run was last alive, in words; empty where it is taken for dead."""
+    with asking(f"who lives in {api.region}"):
+        tags = [seen.tags for seen in api.machines(run=run_uuid)]
+        tags += [each for each in _shared(api) if each[RUN] == run_uuid]
+    return _alive(api, max((_number(each, HEARTBEAT) for each in tags), default=0.0))
+
+
+def _alive(api: Api, heartbeat: float) -> str:
+    silent_s = api.now() - heartbeat
+    if silent_s >= SILENT_S:
+        return ""
+    return f"its orchestrator was alive {max(0, int(silent_s))} s ago"
 
 
 def _number(tags: Mapping[str, str], name: str) -> float:

@@ -143,6 +143,11 @@ class Ec2Provider:
             for identity in leftovers.find(api_of(region, endpoint), endpoint)
         ]
 
+    def living(self, identity: Identity) -> str:
+        details = identity.details
+        api = api_of(details.get("region", ""), details.get("endpoint", ""))
+        return leftovers.living(api, identity.run_uuid)
+
     def close(self, *, deadline: Deadline) -> tuple[str, ...]:
         """The run is over: remove what its machines shared.
 
