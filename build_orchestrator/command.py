@@ -22,7 +22,7 @@ from build_orchestrator.errors import (
     DeadlineExceeded,
     EnvironmentFailure,
     HostNotReady,
-    Interrupted,
+    OrchestratorError,
 )
 
 CHUNK = 1 << 16
@@ -74,6 +74,7 @@ def run(
     cwd: Path | None = None,
     grace_s: float = 0.0,
     until_exit: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> Finished:
     """Run a child to its end.
 
@@ -83,9 +84,11 @@ def run(
             collected, and of stderr the end is.
         grace_s: how long a child that is not wanted any more may tidy up: it gets SIGINT first.
         until_exit: whoever outlives the child is not waited for, though it has its outputs, too.
+        check: with ``until_exit``, called all the while; what of ours it raises ends the child.
 
     Raises:
-        DeadlineExceeded, Interrupted: the child's whole group was killed first.
+        DeadlineExceeded, Interrupted, what ``check`` raises: the child's whole group was killed
+            first.
         HostNotReady: there is no such program.
     """
     started = time.monotonic()
@@ -99,11 +102,12 @@ def run(
         if stderr is not None:
             stderr(chunk)
 
+    hear = stdout or collected.extend
     try:
-        _pump(child, stdin, stdout or collected.extend, keep_tail, deadline, cancel, until_exit)
+        _pump(child, stdin, hear, keep_tail, deadline, cancel, until_exit, check)
         _wait(child, deadline, cancel)
-    except (DeadlineExceeded, Interrupted):
-        _interrupt(child, stdout or collected.extend, keep_tail, grace_s)
+    except OrchestratorError:
+        _interrupt(child, hear, keep_tail, grace_s)
         raise
     finally:
         status = kill_group(child)
@@ -184,6 +188,7 @@ def _pump(
     deadline: Deadline,
     cancel: Cancel,
     until_exit: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Move bytes between us and the child until both of its outputs are closed, or until it has
     ended and nothing more comes."""
@@ -204,6 +209,8 @@ def _pump(
             ready = selector.select(wait_s)
             cancel.check()
             deadline.check()
+            if check is not None:
+                check()
             if until_exit and not ready and _has_ended(child):
                 return
             for key, _ in ready:

@@ -205,6 +205,7 @@ def build(
     deadline: Deadline,
     cancel: Cancel,
     on_line: OnLine,
+    check: Callable[[], None],
 ) -> Ended:
     """``packer build`` of one builder, which ends by itself after ``limit_s`` whether we live
     or not.
@@ -213,9 +214,11 @@ def build(
         variables: a JSON file with values of Packer's variables; none is a secret.
         env: beside what ``environment`` lets through.
         grace_s: how long it may tidy up when it is stopped.
+        check: called all the while; what it raises stops it.
 
     Raises:
-        DeadlineExceeded, Interrupted: it was asked to end, then killed with all that it started.
+        DeadlineExceeded, Interrupted, what ``check`` raises: it was asked to end, then killed with
+            all that it started.
     """
     found: list[Row] = []
 
@@ -239,6 +242,7 @@ def build(
         env=environment(env),
         cwd=cwd,
         grace_s=grace_s,
+        check=check,
         until_exit=True,  # QEMU has Packer's outputs, and outlives a Packer that is killed.
     )
     out.close()

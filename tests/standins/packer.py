@@ -4,7 +4,7 @@ Called as Packer is. ``STANDIN_PACKER`` says how it behaves: ``new`` (a version 
 ``plugged`` (the same with one), ``aged`` (with an old one), ``other`` (not Packer at all),
 ``made``, ``nothing`` (ends with 0, makes nothing), ``script-N`` (the image's script ended with N),
 ``error``, ``killed``, ``hangs`` (with a child in its folder), ``fills`` (whatever room there is,
-once there is not much).
+once there is not much; then its machine stands still, and when it is stopped, it removes the disk).
 """
 
 from __future__ import annotations
@@ -76,11 +76,14 @@ def build(builder: str, variables: dict[str, str]) -> int:
 
 def fill(folder: Path) -> None:
     """Wait until the file system is small, and fill it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     while shutil.disk_usage(folder).total > 1 << 26:
         time.sleep(0.05)
     with contextlib.suppress(OSError), (folder / "half").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 20))
+    signal.sigtimedwait({signal.SIGINT}, 300)
+    (folder / "half").unlink()
 
 
 def row(builder: str, kind: str, *data: str) -> None:
