@@ -206,11 +206,12 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
     output = place.folder / "output"
     facts: dict[str, str] = {}
     size_bytes = 0
+    snapshots: tuple[str, ...] = ()
     if target.provider == "aws":
         # region:ami-...; what was made of it afterwards has ids of its own.
         region, _, ami = next(each for each in made if ":ami-" in each).rpartition(":")
         facts = {"ami": ami, "region": region, "endpoint": target.options.get("endpoint", "")}
-        size_bytes = _size_in_aws(place, facts)
+        size_bytes, snapshots = _disks_in_aws(place, facts)
     elif target.provider in BOXED:
         facts = {"file": "package.box"}
         shutil.move(output / "package.box", into / "package.box")
@@ -244,18 +245,19 @@ def _taken(place: Place, into: Path, made: tuple[str, ...], version: str, projec
         ami=facts.get("ami", ""),
         region=facts.get("region", ""),
         endpoint=facts.get("endpoint", ""),
+        snapshots=snapshots,
         packages=packages_of((output / "packages").read_text()),
     )
 
 
-def _size_in_aws(place: Place, facts: Mapping[str, str]) -> int:
+def _disks_in_aws(place: Place, facts: Mapping[str, str]) -> tuple[int, tuple[str, ...]]:
     from build_orchestrator.machine.ec2 import images
 
     try:
-        gib = images.size_gib(**facts, deadline=place.deadline, cancel=place.cancel)
+        gib, snapshots = images.disks(**facts, deadline=place.deadline, cancel=place.cancel)
     except EnvironmentFailure:
-        return 0  # It is there, and must be remembered, even if its size is not known.
-    return gib << 30
+        return 0, ()  # It is there, and must be remembered, even if its size is not known.
+    return gib << 30, snapshots
 
 
 def _digest(path: Path) -> str:

@@ -66,6 +66,8 @@ class Baked:
     kernel: str = ""
     initrd: str = ""
     ami: str = ""
+    snapshots: tuple[str, ...] = ()
+    """The disks of an image of AWS, which its end does not take along."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """What is installed in it: name -> version."""
 
@@ -264,7 +266,13 @@ def remove(image: Baked, *, deadline: Deadline) -> None:
     if image.ami:
         from build_orchestrator.machine.ec2 import images
 
-        images.remove(image.ami, region=image.region, endpoint=image.endpoint, deadline=deadline)
+        images.remove(
+            image.ami,
+            snapshots=image.snapshots,
+            region=image.region,
+            endpoint=image.endpoint,
+            deadline=deadline,
+        )
     if image.file.endswith(".box"):
         from build_orchestrator.machine.vagrant.boxes import remove_file_box
 

@@ -23,9 +23,16 @@ from botocore.exceptions import (
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from build_orchestrator.deadline import NEVER, Deadline
-from build_orchestrator.errors import MachineLeaked
+from build_orchestrator.errors import EnvironmentFailure, MachineLeaked
 from build_orchestrator.machine.contract import MachineRequest
-from build_orchestrator.machine.ec2 import launch, leftovers, permissions, provider, shared
+from build_orchestrator.machine.ec2 import (
+    images,
+    launch,
+    leftovers,
+    permissions,
+    provider,
+    shared,
+)
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
@@ -438,3 +445,46 @@ def test_the_how_to_shows_the_smallest_policy() -> None:
     shown = json.loads(text.split("```json\n")[1].split("```")[0])
     assert shown == permissions.policy()
     assert "ssm:GetParameter" in permissions.actions_of(permissions.policy(parameters=True))
+
+
+# --- images that were baked ---------------------------------------------------------------------
+
+
+class Images:
+    """As much of EC2 as removing an image asks for; it refuses one thing once."""
+
+    def __init__(self) -> None:
+        self.there = {"ami-1", "snap-1", "snap-2"}
+        self.refuses = "snap-2"
+        self.ec2 = self
+
+    def describe_images(self, **_: Any) -> dict[str, Any]:
+        disks = [{"Ebs": {"SnapshotId": each}} for each in ("snap-1", "snap-2")]
+        image = {"ImageId": "ami-1", "BlockDeviceMappings": disks}
+        return {"Images": [image] if "ami-1" in self.there else []}
+
+    def deregister_image(self, ImageId: str) -> None:
+        self.there.remove(ImageId)
+
+    def delete_snapshot(self, SnapshotId: str) -> None:
+        if SnapshotId == self.refuses:
+            self.refuses = ""
+            raise refused("UnauthorizedOperation", 403)
+        if SnapshotId not in self.there:
+            raise refused("InvalidSnapshot.NotFound")
+        self.there.remove(SnapshotId)
+
+
+def test_an_image_that_went_without_its_snapshots_is_removed_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """AWS names its snapshots no more, so whoever made it remembers them."""
+    account = Images()
+    monkeypatch.setattr(images, "api_of", lambda *_: account)
+    where: dict[str, Any] = {"region": "x", "endpoint": "", "deadline": Deadline("image", 5)}
+    _, made = images.disks("ami-1", cancel=NEVER, **where)
+    with pytest.raises(EnvironmentFailure):
+        images.remove("ami-1", snapshots=made, **where)
+    assert account.there == {"snap-2"}
+    images.remove("ami-1", snapshots=made, **where)
+    assert account.there == set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.machine.ec2.api import Api, api_of, asking, persist
+from build_orchestrator.machine.ec2.errors import code_of
 from build_orchestrator.machine.ec2.launch import ARCHITECTURES, kinds_of
 from build_orchestrator.model import Image, ImageSource
 
@@ -115,14 +116,16 @@ def exists(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: 
     return found.get("State") == "available"
 
 
-def size_gib(ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel) -> int:
-    """How large the disks of an image are together.
+def disks(
+    ami: str, *, region: str, endpoint: str, deadline: Deadline, cancel: Cancel
+) -> tuple[int, tuple[str, ...]]:
+    """How large the disks of an image are together, in GiB, and the ids of their snapshots.
 
     Raises:
         EnvironmentFailure: AWS does not answer.
     """
-    found = _ours(ami, region, endpoint, deadline, cancel)
-    return sum(int(disk.get("VolumeSize", 0)) for disk in _disks(found))
+    found = _disks(_ours(ami, region, endpoint, deadline, cancel))
+    return sum(int(disk.get("VolumeSize", 0)) for disk in found), _snapshots(found)
 
 
 def _ours(
@@ -140,17 +143,35 @@ def _disks(image: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each["Ebs"] for each in image.get("BlockDeviceMappings", ()) if "Ebs" in each]
 
 
-def remove(ami: str, *, region: str, endpoint: str, deadline: Deadline) -> None:
-    """Remove an image of ours with its snapshots. One that is gone already is fine.
+def _snapshots(disks: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(disk["SnapshotId"] for disk in disks if "SnapshotId" in disk)
+
+
+def remove(
+    ami: str, *, snapshots: Iterable[str], region: str, endpoint: str, deadline: Deadline
+) -> None:
+    """Remove an image of ours with its snapshots. What is gone already is fine.
+
+    Args:
+        snapshots: those that it was made with; once the image is gone, AWS does not name them.
 
     Raises:
         EnvironmentFailure: AWS does not let us, or does not answer.
     """
     image = _ours(ami, region, endpoint, deadline, NEVER)
-    if not image:
-        return
     api = api_of(region, endpoint)
     with asking(f"to remove image {ami}"):
-        api.ec2.deregister_image(ImageId=ami)
-        for snapshot in (disk["SnapshotId"] for disk in _disks(image) if "SnapshotId" in disk):
-            api.ec2.delete_snapshot(SnapshotId=snapshot)
+        if image:
+            api.ec2.deregister_image(ImageId=ami)
+        for snapshot in dict.fromkeys((*snapshots, *_snapshots(_disks(image)))):
+            _delete(api, snapshot)
+
+
+def _delete(api: Api, snapshot: str) -> None:
+    from botocore.exceptions import ClientError
+
+    try:
+        api.ec2.delete_snapshot(SnapshotId=snapshot)
+    except ClientError as error:
+        if code_of(error) != "InvalidSnapshot.NotFound":
+            raise
