@@ -9,7 +9,7 @@ from pathlib import Path
 
 from build_orchestrator import events
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.errors import OrchestratorError
+from build_orchestrator.errors import MachineLeaked, OrchestratorError
 from build_orchestrator.image import baked, lock
 from build_orchestrator.image.bake import bake
 from build_orchestrator.image.bake_base import Place
@@ -171,11 +171,25 @@ def bake_first(run: Run, build: Build, base: Image, inputs: tuple[Input, ...], k
     """Bake what a build is to start from.
 
     Raises:
+        MachineLeaked: whether there is one or not, nothing is started beside a machine that may be
+            alive.
         OrchestratorError: why there is none.
     """
     wanted = dataclasses.replace(build, image=base, inputs=inputs, key=key)
     record = Record(target=build.name, observer=run.observer)
-    try_until_done(run, wanted, record, BakeAttempt)
+    why = ""
+    try:
+        try_until_done(run, wanted, record, BakeAttempt)
+    except OrchestratorError as error:
+        if record.fate is not MachineFate.LEAKED:
+            raise
+        why = str(error)
+    if record.fate is MachineFate.LEAKED:
+        raise MachineLeaked(
+            "the machine in which its image was made may still be alive",
+            details=f"{record.machine_name}\n{run.masker.mask(why)}".rstrip(),
+            resolution="`build sweep` destroys it; `build sweep --dry-run` shows it.",
+        )
 
 
 def _trust(run: Run, build: Build) -> Mapping[str, str]:

@@ -100,12 +100,18 @@ def _ended(
     return result
 
 
-def not_started(run: Run, build: Build, outcome: Outcome, failure: Failure) -> Result:
-    """The row of a build that never got a machine."""
+def not_started(
+    run: Run,
+    build: Build,
+    outcome: Outcome,
+    failure: Failure,
+    machine: MachineFate = MachineFate.NONE,
+) -> Result:
+    """The row of a build that never got a machine; the one that made its image may be alive."""
     result = Result(
         target=build.name,
         outcome=outcome,
-        machine=MachineFate.NONE,
+        machine=machine,
         log=str(run.folder_of(build.name) / LOG),
         failure=failure,
     )

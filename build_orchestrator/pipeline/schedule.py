@@ -12,10 +12,20 @@ from pathlib import Path
 from build_orchestrator import events
 from build_orchestrator.cache import write_whole
 from build_orchestrator.deadline import Deadline
-from build_orchestrator.errors import Interrupted, OrchestratorError
+from build_orchestrator.errors import BuildFailure, Interrupted, MachineLeaked, OrchestratorError
 from build_orchestrator.inputs import inputs_of
 from build_orchestrator.machine.contract import Shares
-from build_orchestrator.model import Build, Failure, Image, Input, Outcome, Plan, Result, Stage
+from build_orchestrator.model import (
+    Build,
+    Failure,
+    Image,
+    Input,
+    MachineFate,
+    Outcome,
+    Plan,
+    Result,
+    Stage,
+)
 from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
 from build_orchestrator.pipeline.build import broken, not_started
@@ -59,10 +69,10 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
 
     def one(build: Build) -> Result:
         image = images[build.name]
-        if run.cancel.is_set:
+        if run.cancel.is_set and not isinstance(image, MachineLeaked):
             return _cancelled(run, build)
         if isinstance(image, OrchestratorError):
-            result = not_started(run, build, Outcome.ENVIRONMENT, _failure(image))
+            result = _without_image(run, build, image)
         else:
             waited = time.monotonic() - queued
             try:
@@ -108,13 +118,18 @@ def _frozen(run: Run, images: dict[str, Image | OrchestratorError], story: Story
     return freeze(run.plan, found, inputs)
 
 
-def _failure(error: OrchestratorError) -> Failure:
-    return Failure(
-        stage=Stage.IMAGE,
+def _without_image(run: Run, build: Build, error: OrchestratorError) -> Result:
+    """The row of a build that has nothing to start from; a flavour's script may be why."""
+    leaked = isinstance(error, MachineLeaked)
+    failure = Failure(
+        stage=Stage.DESTROY if leaked else Stage.IMAGE,
         brief=error.brief,
         details=error.details,
         resolution=error.resolution,
     )
+    outcome = Outcome.FAILED if isinstance(error, BuildFailure) else Outcome.ENVIRONMENT
+    fate = MachineFate.LEAKED if leaked else MachineFate.NONE
+    return not_started(run, build, outcome, failure, fate)
 
 
 def _cancelled(run: Run, build: Build) -> Result:

@@ -207,6 +207,16 @@ def test_up_says_why_it_starts_from_the_base_image(project: BakeProject) -> None
     assert "script install.sh: was sha256:" in why.stdout
 
 
+def test_up_that_bakes_first_fails_as_the_bake_does(project: BakeProject) -> None:
+    """For its script's own reasons, or for the environment's."""
+    for behaviour, status, outcome in (("script-3", 1, "failed"), ("error", 3, "environment")):
+        project.stand_in(behaviour)
+        ended = project.build("up", TARGET, "--bake")
+        assert (ended.status, ended.row["outcome"]) == (status, outcome), ended.stdout
+        assert ended.row["machine"] == "none"
+    assert project.leftovers() == []
+
+
 def test_options_that_contradict_each_other_are_refused(project: BakeProject) -> None:
     ended = project.build("up", TARGET, "--bake", "--no-bake")
     assert ended.status == 2
