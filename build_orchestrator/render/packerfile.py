@@ -255,7 +255,8 @@ def _base(targets: Sequence[Target]) -> Mapping[str, str]:
     return {
         "disk": disk.url or disk.path or "disk.qcow2",
         "checksum": f"sha256:{disk.sha256}" if disk.sha256 else "none",
-        "ami": cloud.ami,
+        # Packer takes no file that names none; of a parameter it can be told what it means.
+        "ami": cloud.ami or cloud.ami_parameter,
     }
 
 

@@ -183,6 +183,17 @@ def test_a_port_is_open_to_this_host_alone(project: Project) -> None:
     assert "hostfwd=tcp::" not in text
 
 
+def test_who_has_only_packer_is_shown_the_parameter_that_names_an_image(project: Project) -> None:
+    """Packer takes no file with a builder for AWS that starts from nothing."""
+    name = "/aws/service/an/image"
+    project.content["distros"]["debian_one"]["providers"]["aws"]["image"] = {"ami_parameter": name}
+    project.write()
+    content = content_of(project)
+    assert content["variables"]["source_ami"] == name
+    (cloud, *_) = (each for each in content["builders"] if each["type"] == "amazon-ebs")
+    assert "source_ami_filter" not in cloud
+
+
 def test_a_value_can_break_neither_json_nor_packer(project: Project) -> None:
     cloud = next(each for each in content_of(project)["builders"] if each["name"] == "aws-plain")
     said = cloud["source_ami_filter"]["filters"]["name"]
