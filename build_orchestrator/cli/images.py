@@ -38,8 +38,8 @@ def images(ctx: click.Context, as_json: bool) -> None:
     """Show the images that were baked: age, size, state and users.
 
     Those of this host, and those of AWS that images.lock.yaml names. Fresh: `build up` starts from
-    it. Stale: what it is made of has changed, or it is too old. Superseded: there is a newer one of
-    the same. Other: another project's.
+    it. Stale: what it is made of has changed, it is too old, or the checkout that baked it is gone.
+    Superseded: there is a newer one of the same. Other: another project's.
 
     \b
     Examples:
@@ -232,8 +232,8 @@ def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
     for image in sorted([*here, *locked], key=lambda each: each.made_at, reverse=True):
         if image.entry in fresh:
             state = "fresh"
-        elif image.project != project:  # Whatever it is there, it is not ours to judge.
-            state = "other"
+        elif image.project != project and (image.ami or Path(image.project).is_dir()):
+            state = "other"  # Whatever it is there, it is not ours to judge.
         elif image.key in newer:
             state = "superseded"
         else:

@@ -93,6 +93,17 @@ def test_what_this_checkouts_lock_names_stays_whatever_is_asked(project: Project
     assert states(project) == states(project, "--now") == expected
 
 
+def test_a_disk_whose_checkout_is_gone_goes(project: Project) -> None:
+    """From there nobody can remove it any more. What lies in AWS another checkout may need."""
+    images = [baked(project, DISK, days=1), baked(project, AMI, days=21, ami="ami-00000021")]
+    for place, found in (("there", set()), ("gone", {images[0].entry})):
+        (project.home / "there").mkdir(exist_ok=True)
+        for image in images:
+            moved = dataclasses.replace(image, project=str(project.home / place))
+            (image.folder / FACTS).write_bytes(msgspec.json.encode(moved))
+        assert set(states(project, "--now")) == found
+
+
 def test_what_killed_makers_have_left_goes_too(project: Project) -> None:
     """Half a gigabyte each, under a key that may never be asked for again."""
     shelf = project.home / "cache/build-orchestrator/images"
