@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from build_orchestrator.cli.cloud import take_old_name
 from build_orchestrator.cli.project import project_of, run_folder
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import UsageError
@@ -37,6 +38,7 @@ def publish(ctx: click.Context, run: str, s3_endpoint: str | None, as_json: bool
     from build_orchestrator.plan import decode
     from build_orchestrator.publish import publish as publish_artifacts
 
+    take_old_name(lambda text: say(text, err=True))
     folder = run_folder(ctx, run)
     try:
         done = report.decode((folder / "report.json").read_bytes())

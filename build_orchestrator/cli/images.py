@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from build_orchestrator.cli.cloud import region_here
+from build_orchestrator.cli.cloud import region_here, take_old_name
 from build_orchestrator.cli.project import configuration_of
 from build_orchestrator.cli.streams import say
 from build_orchestrator.errors import ExitCode, UsageError
@@ -115,6 +115,7 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
     from build_orchestrator.errors import OrchestratorError
     from build_orchestrator.image.baked import remove
 
+    take_old_name(lambda text: say(text, err=True))
     configuration = configuration_of(ctx)
     lock = configuration.project / LOCK
     named = lock.read_text(errors="replace") if lock.is_file() else ""

@@ -49,6 +49,7 @@ def status(ctx: click.Context, run: str, as_json: bool) -> None:
     from build_orchestrator.machine.contract import silent
     from build_orchestrator.sweep import alive_machines
 
+    take_old_name(lambda text: say(text, err=True))
     provider = provider_maker(silent)
     machines = [_machine(entry, provider) for entry in alive_machines(_project_or_none(ctx))]
     folder = _folder_or_none(ctx, run)
@@ -204,6 +205,7 @@ def ssh(ctx: click.Context, target: str, command: tuple[str, ...]) -> None:
     from build_orchestrator.machine.contract import silent
     from build_orchestrator.sweep import alive_machines
 
+    take_old_name(lambda text: say(text, err=True))
     provider = provider_maker(silent)
     alive = [
         entry

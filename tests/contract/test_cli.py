@@ -198,6 +198,19 @@ def make_bucket(address: str) -> None:
     client.close()
 
 
+@pytest.mark.parametrize(
+    "words", [("publish",), ("status",), ("ssh", TARGET), ("images", "prune", "--dry-run")]
+)
+def test_whatever_asks_aws_takes_the_old_name_of_the_secret_key(
+    project: Project, words: tuple[str, ...]
+) -> None:
+    """What `up` could do, these can do afterwards."""
+    project.environ.pop("AWS_SECRET_ACCESS_KEY", None)
+    done = project.build(*words, AWS_ACCESS_KEY_ID="someone", AWS_ACCESS_KEY="shh-shh-shh")
+    assert "call it AWS_SECRET_ACCESS_KEY" in done.stderr
+    assert "shh-shh-shh" not in done.words
+
+
 # --- secrets ------------------------------------------------------------------------------------
 
 
