@@ -3,6 +3,7 @@ whom it believes, and what becomes of it when something goes wrong. Its commands
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -25,6 +26,13 @@ from build_orchestrator.transport import winrm as transport
 from build_orchestrator.transport.winrm import Winrm
 from tests.standins import winrm
 from tests.standins.sshd import free_port
+
+# Each waits for seconds, so they are none of the fast tests. What breaks a connection in the middle
+# leaves it to the garbage collector, which tells of it.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 PASSWORD = "a planted password"
 SH = ["sh", "-c", 'eval "$*"', "sh"]
@@ -50,9 +58,21 @@ def server(folder: Path, certificate: str) -> Iterator[winrm.Server]:
     assert certificate
     with winrm.serving(folder) as started:
         yield started
-        for thread in threading.enumerate():
-            if thread.name == transport.THREAD:
-                thread.join(timeout=15)
+        wait_for_threads()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No thread and no connection outlives its test."""
+    yield
+    wait_for_threads()
+    gc.collect()
+
+
+def wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name == transport.THREAD:
+            thread.join(timeout=15)
 
 
 def to(port: int, certificate: str, folder: Path) -> Winrm:
