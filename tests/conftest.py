@@ -30,6 +30,10 @@ REAL_TIMEOUT_S = 900
 # How long an example takes says how busy this host is, not whether the code is right.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# Whoever starts the tests by nohup lets our children, too, ignore that a terminal hangs up.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 UNFIT = "this host cannot run it"
 
 PROVIDED = frozenset({

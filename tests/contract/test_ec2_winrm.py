@@ -27,6 +27,8 @@ from build_orchestrator.model import Distro, Identity, Image, Size
 from build_orchestrator.transport.winrm import Winrm
 from tests.standins import winrm
 
+pytestmark = pytest.mark.real  # Keys of RSA take too long for fast tests.
+
 PASSWORD = "a planted password"
 SH = ["sh", "-c", 'eval "$*"', "sh"]
 

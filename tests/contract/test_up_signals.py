@@ -56,6 +56,7 @@ def test_a_signal_ends_a_run_and_its_machines(
     project.assert_nothing_left()
 
 
+@pytest.mark.real  # two seconds long
 def test_a_run_under_nohup_outlives_its_terminal(project: Project) -> None:
     """Whoever starts it so has said what a hangup is to do: nothing."""
     project.write(script=f"{SCRIPT}echo waiting\nsleep 2\n")
