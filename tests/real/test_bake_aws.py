@@ -89,6 +89,7 @@ def project(server: Ec2, tmp_path: Path) -> Iterator[BakeProject]:
     server.reset()
 
 
+@pytest.mark.soak  # Two machines: `make test` has a real one of AWS already, and real bakes.
 def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProject) -> None:
     before = project.server.shown()
     done = project.at_standin("bake", TARGET)

@@ -182,6 +182,7 @@ shutil.copytree(r"C:\python", r"C:\Python311")
 """
 
 
+@pytest.mark.soak  # The agent once more, a minute long.
 def test_a_machine_that_has_nothing_builds_from_the_packagers_source(
     windows: Windows, wheelhouse: Path, tmp_path: Path
 ) -> None:

@@ -51,7 +51,8 @@ def s3_server() -> Iterator[str]:
         yield json.loads(child.stdout.readline())["endpoint"]
     finally:
         child.stdin.close()
-        child.wait(timeout=20)
+        child.kill()  # Nothing of it is worth a goodbye, for which a busy host may take long.
+        child.wait()
         child.stdout.close()
 
 
