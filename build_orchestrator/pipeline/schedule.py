@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,9 @@ from build_orchestrator.plan import encode, freeze
 PLAN = "plan.json"
 CLOSE_S = 180.0
 """How long what a run's machines shared may take to go; the last machine must have ended first."""
+LOOK_S = 0.2
+"""How often the main thread wakes up: a signal that arrives just before it waits is only handled
+when it runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
 
     try:
         with ThreadPoolExecutor(max_workers=run.plan.jobs, thread_name_prefix="build") as pool:
-            return tuple(pool.map(one, run.plan.builds))
+            futures = [pool.submit(one, build) for build in run.plan.builds]
+            while wait(futures, timeout=LOOK_S).not_done:
+                pass
+            return tuple(future.result() for future in futures)
     finally:
         _close_providers(run)
 

@@ -84,7 +84,8 @@ def project(server: Ec2, tmp_path: Path) -> Iterator[BakeProject]:
     made.declare()
     yield made
     for pid in made.packers():
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     made.end()
     server.reset()
 
@@ -180,7 +181,8 @@ def test_a_sweep_ends_what_a_killed_bake_has_left(project: BakeProject) -> None:
         child.kill()
         child.wait()
         for pid in project.packers():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     assert project.server.alive()
     swept = project.at_standin("sweep", "--provider", "aws")
     assert swept.status == 0, swept.words
