@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from build_orchestrator.errors import (
 from build_orchestrator.image import baked, describe, resolve
 from build_orchestrator.image.bake_inputs import bake_inputs
 from build_orchestrator.model import Build, Image, Stage, through_vagrant
+from build_orchestrator.pipeline.at_once import at_once
 from build_orchestrator.pipeline.bake import bake_first, fresh_image
 from build_orchestrator.pipeline.run import Record, Run, StartFrom
 from build_orchestrator.plan import key_of
@@ -48,8 +48,9 @@ def _resolved(run: Run, choose: Choose) -> dict[str, Image | OrchestratorError]:
         region, kinds = (target.options.get(name, "") for name in ("region", "instance_types"))
         where = (provider, target.distro, build.flavour, region, kinds)
         users.setdefault((target.image, *where), []).append(build)
-    with ThreadPoolExecutor(max_workers=run.plan.jobs) as pool:
-        found = list(pool.map(lambda builds: _resolve_one(run, builds, choose), users.values()))
+    found = at_once(
+        lambda builds: _resolve_one(run, builds, choose), users.values(), jobs=run.plan.jobs
+    )
     return {
         build.name: image
         for builds, image in zip(users.values(), found, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from build_orchestrator.model import (
     Result,
     Stage,
 )
+from build_orchestrator.pipeline.at_once import at_once
 from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
 from build_orchestrator.pipeline.build import broken, not_started
@@ -37,9 +37,6 @@ from build_orchestrator.plan import encode, freeze
 PLAN = "plan.json"
 CLOSE_S = 180.0
 """How long what a run's machines shared may take to go; the last machine must have ended first."""
-LOOK_S = 0.2
-"""How often the main thread wakes up: a signal that arrives just before it waits is only handled
-when it runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,7 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
         return result
 
     try:
-        with ThreadPoolExecutor(max_workers=run.plan.jobs, thread_name_prefix="build") as pool:
-            futures = [pool.submit(one, build) for build in run.plan.builds]
-            while wait(futures, timeout=LOOK_S).not_done:
-                pass
-            return tuple(future.result() for future in futures)
+        return tuple(at_once(one, run.plan.builds, jobs=run.plan.jobs))
     finally:
         _close_providers(run)
 
