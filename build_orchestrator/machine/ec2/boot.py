@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from build_orchestrator.command import run
 from build_orchestrator.deadline import Cancel, Deadline
@@ -53,6 +53,7 @@ FIRST_USE_AFTER_S = 60.0
 """For so long the console is asked before a key is taken on first use, where that is allowed."""
 
 Identified = Callable[[Identity], None]
+Said = TypeVar("Said")
 
 
 @dataclass(kw_only=True)
@@ -198,7 +199,7 @@ class Boot:
 
     def _open_winrm(self, machine: Ec2Machine, winrm: Winrm) -> None:
         """What the machine proves itself with, and what we do, both come from AWS alone."""
-        what = "the certificate of WinRM"
+        what = "AWS to know the certificate of WinRM"
         winrm.pin(self._awaited(machine, lambda: certificate(machine.save_console()), what))
         machine.host_key = "console"
         key = user_key(Path(machine.identity.folder), "rsa")
@@ -212,18 +213,16 @@ class Boot:
                 cancel=self.cancel,
             )
 
-        winrm.password = self._awaited(machine, ask, doing)
+        winrm.password = self._awaited(machine, ask, f"AWS to know {doing}")
         winrm.wait(self.deadline, self.cancel, machine.seems_alive)
 
-    def _awaited(self, machine: Ec2Machine, ask: Callable[[], str], what: str) -> str:
+    def _awaited(self, machine: Ec2Machine, ask: Callable[[], Said | None], what: str) -> Said:
         """What AWS says of the machine once the machine has told it."""
         pause_s = CONSOLE_PAUSE_S
         while not (found := ask()):
             machine.check_seems_alive()
             if self.deadline.remaining_s < pause_s:
-                raise DeadlineExceeded(
-                    self.deadline.stage, self.deadline.limit_s, f"AWS to know {what}"
-                )
+                raise DeadlineExceeded(self.deadline.stage, self.deadline.limit_s, what)
             self.cancel.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_CONSOLE_PAUSE_S)
         return found
@@ -281,23 +280,23 @@ class Boot:
         Only AWS's word counts: the console. Where a row allows it, the network's does, too.
         """
         first_use = self.request.options.get("host_key") == "first-use"
-        started, pause_s = time.monotonic(), CONSOLE_PAUSE_S
-        while True:
+        started = time.monotonic()
+
+        def ask() -> tuple[str, str] | None:
             if keys := host_keys(machine.save_console()):
                 return keys, "console"
             machine.check_seems_alive()
             if first_use and time.monotonic() - started > FIRST_USE_AFTER_S:
                 self.notify(f"{machine.identity.target}: its host key is taken on first use")
                 return self._scanned(ssh), "first-use"
-            if self.deadline.remaining_s < pause_s:
-                raise DeadlineExceeded(
-                    self.deadline.stage,
-                    self.deadline.limit_s,
-                    "its console to show the host keys that its first start prints; "
-                    "`launch.host_key: first-use` does without",
-                )
-            self.cancel.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, LONGEST_CONSOLE_PAUSE_S)
+            return None
+
+        return self._awaited(
+            machine,
+            ask,
+            "its console to show the host keys that its first start prints; "
+            "`launch.host_key: first-use` does without",
+        )
 
     def _scanned(self, ssh: Ssh) -> str:
         found = run(
