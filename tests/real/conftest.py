@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import require
 from tests.real.baking import BakeProject
-from tests.real.running import Project
+from tests.real.running import Project, in_a_state_of_its_own
 from tests.standins import windows
 
 
@@ -19,24 +19,16 @@ from tests.standins import windows
 def qemu_project(tmp_path: Path) -> Iterator[Project]:
     """A project for real machines; what a failed test leaves is destroyed."""
     require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "mke2fs")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        project = Project(tmp_path / "project", Path(state))
-        try:
-            yield project
-        finally:
-            project.destroy_all()
+    with in_a_state_of_its_own(Project, tmp_path / "project") as project:
+        yield project
 
 
 @pytest.fixture
 def bake_project(tmp_path: Path) -> Iterator[BakeProject]:
     """The same, with what Packer needs and a cache of its own for what it bakes."""
     require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "mmdebstrap", "packer")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        project = BakeProject(tmp_path / "project", Path(state))
-        try:
-            yield project
-        finally:
-            project.destroy_all()
+    with in_a_state_of_its_own(BakeProject, tmp_path / "project") as project:
+        yield project
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from build_orchestrator.machine import processes
 from build_orchestrator.machine.qemu.launch import name_in
@@ -43,6 +46,9 @@ recipes:
 
 TARGET = "debian_bookworm_qemu"
 OUTPUT = "Debian-bookworm.txt"
+
+
+Made = TypeVar("Made", bound="Project")
 
 
 @dataclass(frozen=True)
@@ -178,3 +184,15 @@ class Project:
         """Never leave a machine behind, whatever a test has done."""
         for pid in self.machines():
             os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def in_a_state_of_its_own(kind: Callable[[Path, Path], Made], folder: Path) -> Iterator[Made]:
+    """A project with a state folder whose path is short, since sockets lie in it; whatever is left
+    of its machines is destroyed."""
+    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
+        project = kind(folder, Path(state))
+        try:
+            yield project
+        finally:
+            project.destroy_all()

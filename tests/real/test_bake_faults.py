@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.conftest import require
 from tests.real.baking import BakeProject
+from tests.real.running import in_a_state_of_its_own
 
 TARGET = "debian_bookworm_qemu"
 
@@ -23,13 +23,9 @@ TARGET = "debian_bookworm_qemu"
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[BakeProject]:
     require("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "debugfs")
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        made = BakeProject(tmp_path / "project", Path(state))
+    with in_a_state_of_its_own(BakeProject, tmp_path / "project") as made:
         made.declare_blank()
-        try:
-            yield made
-        finally:
-            made.destroy_all()
+        yield made
 
 
 def test_the_stand_in_bakes_and_a_fresh_image_is_not_baked_again(project: BakeProject) -> None:

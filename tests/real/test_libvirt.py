@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import pytest
 
 from tests.contract.machines import in_libvirt
 from tests.real.customer import CHECKOUT, OUTPUT, VERSION, Customer, members_of
-from tests.real.running import Project
+from tests.real.running import Project, in_a_state_of_its_own
 
 TARGETS = """\
 schema: 1
@@ -138,12 +137,8 @@ class LibvirtProject(Project):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[LibvirtProject]:
-    with tempfile.TemporaryDirectory(prefix="bo-", ignore_cleanup_errors=True) as state:
-        project = LibvirtProject(tmp_path / f"project-{VERSION}", Path(state))
-        try:
-            yield project
-        finally:
-            project.destroy_all()
+    with in_a_state_of_its_own(LibvirtProject, tmp_path / f"project-{VERSION}") as project:
+        yield project
 
 
 def test_two_targets_at_once_and_plain_vagrant(project: LibvirtProject, tmp_path: Path) -> None:
