@@ -1,9 +1,9 @@
 """What the packager costs over the bare commands that make an agent of the same modules.
 
-Both run one after the other in the same machine, which has the prerequisites already (and is
-quicker to get where they were baked: `build bake` it first): by hand
-`python3 -m venv`, `pip install` and `tar`; ours `provision.sh`, which also carries the interpreter,
-validates, writes a lock and makes the same bytes every time. Each starts without any cache.
+Both run one after the other in the same machine, which has the prerequisites already (quicker
+where `build bake` has put them into its image): by hand `python3 -m venv`, `pip install` and `tar`;
+ours `provision.sh`, which also carries the interpreter, validates, writes a lock and makes the same
+bytes every time. Each starts without any cache.
 
     python -m benchmarks.agent [--runs N] [--target debian_bookworm_qemu] [--json]
 """

@@ -2,8 +2,8 @@
 
 A machine is swept when all of this is true: a journal or the provider itself shows it, nobody
 holds the heartbeat of its run on this host, or renews it on another one, and it is not kept until a
-later time (or is named). What looks
-similar but does not carry the exact name of a machine of ours is never touched.
+later time (or is named). What looks similar but does not carry the exact name of a machine of ours
+is never touched.
 """
 
 from __future__ import annotations
