@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from build_orchestrator.plan import decode
 def collected(runs: Path, key: str) -> tuple[Artifact, ...]:
     """The artifacts that the newest run with this build key has collected; none where no run has,
     or where they are not whole any more."""
-    for folder in _newest_first(runs):
+    for folder in newest_first(runs):
         there = (folder / "report.json").exists()
         found = _reported(folder, key) if there else _unreported(folder, key)
         if found and all(map(_is_whole, found)):
@@ -53,7 +52,7 @@ def _verified(place: Path) -> Artifact:
 
 def last_build(runs: Path, target: str) -> tuple[str, Build] | None:
     """The id of the newest run that built a target, and what it built; None where none did."""
-    for folder in _newest_first(runs):
+    for folder in newest_first(runs):
         if not any(each.target == target and each.artifacts for each in _results(folder)):
             continue
         try:
@@ -66,9 +65,14 @@ def last_build(runs: Path, target: str) -> tuple[str, Build] | None:
     return None
 
 
-def _newest_first(runs: Path) -> Iterator[Path]:
-    """Run folders; their ids begin with the time at which they started."""
-    yield from sorted(runs.glob("*-*"), reverse=True)
+def newest_first(runs: Path) -> list[Path]:
+    """Run folders by when they started; those of one second by when they were last written to."""
+    found = filter(Path.is_dir, runs.glob("*-*"))
+    return sorted(found, key=_when, reverse=True)
+
+
+def _when(run: Path) -> tuple[str, int]:
+    return run.name.partition("-")[0], run.stat().st_mtime_ns
 
 
 def _results(folder: Path) -> tuple[Result, ...]:

@@ -228,21 +228,18 @@ def provider_maker(notify: Notify, cloud: Cloud | None = None) -> Callable[[str]
 
 def run_folder(ctx: click.Context, run: str) -> Path:
     """The folder of a run: its id, a unique beginning of it, or the newest where it is empty."""
-    folders = sorted(filter(Path.is_dir, (project_of(ctx) / RUNS).glob("*-*")), key=_age)
-    matching = [path for path in folders if path.name.startswith(run)] if run else folders[-1:]
+    from build_orchestrator.history import newest_first
+
+    folders = newest_first(project_of(ctx) / RUNS)
+    matching = [path for path in folders if path.name.startswith(run)] if run else folders[:1]
     if len(matching) == 1:
         return matching[0]
     if not folders:
         raise UsageError("there is no run yet", resolution="`build up TARGET` makes one.")
     raise UsageError(
         f"{len(matching) or 'no'} runs begin with {run!r}",
-        details="Newest runs: " + ", ".join(path.name for path in folders[-5:]),
+        details="Newest runs: " + ", ".join(path.name for path in folders[:5]),
     )
-
-
-def _age(folder: Path) -> tuple[str, int]:
-    """Sorts runs by when they started; those of one second by when they were last written to."""
-    return folder.name.partition("-")[0], folder.stat().st_mtime_ns
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, str]:

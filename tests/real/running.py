@@ -129,12 +129,15 @@ class Project:
             stderr=subprocess.DEVNULL,
         )
 
+    def newest(self, file: str) -> Path | None:
+        """This file of the newest run that has it. Names of runs tell seconds apart, no more."""
+        found = self.folder.glob(f"runs/*/{file}")
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
     def rows(self) -> list[dict[str, Any]]:
         """Of the newest report; none where there is no report."""
-        reports = sorted(self.folder.glob("runs/*/report.json"))
-        rows: list[dict[str, Any]] = (
-            json.loads(reports[-1].read_text())["results"] if reports else []
-        )
+        report = self.newest("report.json")
+        rows: list[dict[str, Any]] = json.loads(report.read_text())["results"] if report else []
         return rows
 
     def row(self) -> dict[str, Any]:
@@ -143,14 +146,15 @@ class Project:
 
     def run_uuid(self) -> str:
         """Of the newest run."""
-        plan = max(self.folder.glob("runs/*/plan.json"))
+        plan = self.newest("plan.json")
+        assert plan, "there was no run"
         uuid: str = json.loads(plan.read_text())["run_uuid"]
         return uuid
 
     def log(self) -> str:
         """What the newest run's log says so far."""
-        logs = sorted(self.folder.glob(f"runs/*/{TARGET}/log.txt"))
-        return logs[-1].read_text(errors="replace") if logs else ""
+        log = self.newest(f"{TARGET}/log.txt")
+        return log.read_text(errors="replace") if log else ""
 
     def wait_for(self, words: str, child: subprocess.Popen[bytes]) -> None:
         """Wait until the log says these words."""
