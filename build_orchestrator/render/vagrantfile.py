@@ -80,7 +80,7 @@ def ssh_args(distro: Distro) -> tuple[str, ...]:
 
 def committed(template: str, targets: Iterable[Target], recipe: Recipe, epoch: int) -> str:
     """``vagrant/Vagrantfile``: every target that Vagrant supplies, in the order given; with those
-    of aws, which are there where its plugin is.
+    of aws, which say so where its plugin is missing.
 
     Args:
         epoch: the SOURCE_DATE_EPOCH that scripts see.

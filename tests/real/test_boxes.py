@@ -146,7 +146,8 @@ def test_vagrant_has_every_error_that_we_tell_apart() -> None:
 
 
 def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:
-    """The committed Vagrantfile, as it is: Ruby finds no slip, Vagrant knows each machine."""
+    """The committed Vagrantfile, as it is: Ruby finds no slip, Vagrant knows each machine. Without
+    a name it starts none; without the plugin for aws, it says so."""
     require("vagrant", "ruby")
     checked = subprocess.run(
         ["ruby", "-cw", "vagrant/Vagrantfile"],
@@ -157,11 +158,21 @@ def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:
     )
     customer = Customer(CHECKOUT, tmp_path)
     customer.vagrant("validate")
-    targets = json.loads(customer.build("list", "--json"))
-    expected = [row["name"] for row in targets if through_vagrant(row["provider"])]
 
     assert checked.stderr == ""
-    assert list(customer.states()) == expected
+    assert list(customer.states()) == targets_of_vagrant(tmp_path)
+    assert "autostart" in customer.vagrant("up")
+    refused = customer.vagrant("up", "debian_bookworm_aws", status=1)
+    assert "debian_bookworm_aws needs the plugin vagrant-aws: vagrant plugin install" in refused
+    assert set(customer.states().values()) == {"not_created"}
+
+
+def targets_of_vagrant(home: Path) -> list[str]:
+    """Every target that Vagrant, or a plugin of its, has a provider for; in the matrix's order."""
+    rows = json.loads(Customer(CHECKOUT, home).build("list", "--json"))
+    return [
+        row["name"] for row in rows if row["provider"] == "aws" or through_vagrant(row["provider"])
+    ]
 
 
 PLUGIN = """\
@@ -195,8 +206,7 @@ load "CHECKOUT/vagrant/Vagrantfile"
 
 
 def test_who_has_the_plugin_for_aws_has_its_machines(tmp_path: Path) -> None:
-    """The blocks for it are read by Vagrant, and reach the plugin; without it they are not there
-    (the test above)."""
+    """The blocks for it are read by Vagrant, and reach the plugin, without ``--provider aws``."""
     require("vagrant", "ruby")
     folder = tmp_path / "project"
     (folder / "vagrant").mkdir(parents=True)
@@ -205,11 +215,7 @@ def test_who_has_the_plugin_for_aws_has_its_machines(tmp_path: Path) -> None:
     assert "no image" in customer.vagrant("validate", status=1)
     customer.environment["AWS_AMI"] = "ami-12345678"
     customer.vagrant("validate")
-    targets = json.loads(Customer(CHECKOUT, tmp_path).build("list", "--json"))
-    expected = [
-        row["name"]
-        for row in targets
-        if row["provider"] == "aws" or through_vagrant(row["provider"])
-    ]
 
-    assert list(customer.states()) == expected
+    assert list(customer.states()) == targets_of_vagrant(tmp_path)
+    shown = customer.vagrant("status", "debian_bookworm_aws")
+    assert re.search(r"debian_bookworm_aws +not created \(aws\)", shown)

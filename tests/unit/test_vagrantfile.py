@@ -77,7 +77,7 @@ def test_every_target_of_vagrants_is_there_in_order(project: Path) -> None:
     ]
 
 
-def test_machines_of_aws_are_for_holders_of_its_plugin(project: Path) -> None:
+def test_machines_of_aws_are_refused_to_who_lacks_its_plugin(project: Path) -> None:
     """With the locked image, the address that resolves everywhere, and nothing secret."""
     row = """      aws:
         image: {ami_name: "debian-12-*", ami_owner: self}
@@ -97,7 +97,8 @@ def test_machines_of_aws_are_for_holders_of_its_plugin(project: Path) -> None:
     )
     text = rendered(project)
 
-    assert text.count("  end if aws\n") == text.count("provider 'aws'") == 1
+    assert text.count("refuse.call(m, 'debian_bookworm_aws') unless aws\n") == 1
+    assert text.count("refuse.call(") == text.count("provider 'aws'") == 1
     assert "provider.ami = ENV.fetch(\"AWS_AMI\", 'ami-12345678')" in text
     assert "provider.instance_type = 't3.small'" in text
     assert "provider.region = 'eu-west-1'" in text
