@@ -156,7 +156,7 @@ def _needed(plan: Plan) -> Iterator[Check]:
     through = [build.target for build in plan.builds if through_vagrant(build.target.provider)]
     yield from _folders()
     yield from _vagrants(dict.fromkeys(target.provider for target in through))
-    yield from (_windows(target) for target in through if target.distro.windows)
+    yield from map(_target, through)
     yield from (_image_file(Path(plan.project), target) for target in through)
     boxes = {(each.image.bootstrap, each.provider) for each in through if each.image.bootstrap}
     if any(not cache.is_cached(box.KIND, box.key_of(*each)) for each in boxes):
@@ -165,7 +165,7 @@ def _needed(plan: Plan) -> Iterator[Check]:
         yield _memory(through)
     launched = [build.target for build in plan.builds if build.target.provider == "aws"]
     yield from _aws() if launched else ()
-    yield from (_windows(target) for target in launched if target.distro.windows)
+    yield from map(_target, launched)
     if not targets:
         return
     yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
@@ -339,17 +339,16 @@ def _vagrants(providers: Iterable[str]) -> Iterator[Check]:
             )
 
 
-def _windows(target: Target) -> Check:
-    """Whether a Windows machine can be talked to."""
+def _target(target: Target) -> Check:
+    """Whether its machine can be as it should, and be talked to."""
     finding, remedy = "once it runs", ""
-    if target.distro.legacy:
+    if target.distro.windows and target.distro.legacy:
         finding = (
             "too old: `build up` needs what Windows has had since Server 2019, OpenSSH and tar"
         )
         remedy = "Choose a newer one."
-    elif target.provider != "aws" and target.communicator == "winrm" and not ready.has_winrm():
-        finding = "Vagrant has no WinRM, by which ssh is set up in this machine"
-        remedy = "vagrant plugin install winrm, winrm-fs, winrm-elevated; or communicator: ssh"
+    elif through_vagrant(target.provider):
+        finding, remedy = ready.lacks(target)
     return Check(
         name=target.name, ok=not remedy, finding=finding, remedy=remedy, provider=target.provider
     )

@@ -61,7 +61,10 @@ _SECTIONS: tuple[tuple[str, type[Any], str], ...] = (
     (
         "size",
         SizeRow,
-        "A machine of Vagrant's has its box's disk, unless its distro or target gives `disk_mib`.",
+        (
+            "A machine of Vagrant's has its box's disk, unless its distro or target gives\n"
+            "`disk_mib`; with another provider than `libvirt` that takes Vagrant 2.4 or newer."
+        ),
     ),
     (
         "launch",

@@ -12,7 +12,7 @@ from build_orchestrator.configuration import load
 from build_orchestrator.doctor import (
     PACKAGES,
     Check,
-    _windows,
+    _target,
     default_jobs,
     require,
     working_providers,
@@ -164,5 +164,43 @@ def test_our_own_winrm_needs_none_of_vagrant(host: Path, monkeypatch: pytest.Mon
     target = plan.builds[0].target
     distro = dataclasses.replace(target.distro, windows=True)
     ours = dataclasses.replace(target, provider="aws", distro=distro, communicator="winrm")
-    assert _windows(ours).ok
-    assert not _windows(dataclasses.replace(ours, provider="virtualbox")).ok
+    assert _target(ours).ok
+    assert not _target(dataclasses.replace(ours, provider="virtualbox")).ok
+
+
+@pytest.mark.parametrize(
+    ("version", "provider", "experimental", "fits"),
+    [
+        ("2.3.7", "virtualbox", "", False),
+        ("2.3.7", "hyperv", "typed_triggers", False),
+        ("2.3.7", "virtualbox", "typed_triggers,disks", True),
+        ("2.3.7", "virtualbox", "1", True),
+        ("2.3.7", "libvirt", "", True),
+        ("2.4.0", "virtualbox", "", True),
+        ("2.10.0", "virtualbox", "", True),
+        ("of our own", "virtualbox", "", True),
+    ],
+)
+def test_a_disk_that_vagrant_would_not_make_is_refused(
+    version: str,
+    provider: str,
+    experimental: str,
+    fits: bool,
+    host: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would boot with its box's, and say so in a log that nobody reads."""
+    (host / "nothing").mkdir()
+    vagrant = host / "nothing/vagrant"
+    vagrant.write_text(f"#!/bin/sh\necho Vagrant {version}\n")
+    vagrant.chmod(0o755)
+    monkeypatch.setenv("VAGRANT_EXPERIMENTAL", experimental)
+    plan = plan_of(host, "debian_bookworm_fake")
+    (build,) = plan.builds
+    target = dataclasses.replace(build.target, provider=provider, size=Size(disk_mib=20000))
+    assert _target(target).ok == fits
+    assert _target(dataclasses.replace(target, size=Size(disk_mib=0))).ok
+    plan = dataclasses.replace(plan, builds=(dataclasses.replace(build, target=target),))
+    with pytest.raises(HostNotReady) as caught:
+        require(plan)  # This host lacks more.
+    assert ("ignores disk_mib" in caught.value.details) != fits

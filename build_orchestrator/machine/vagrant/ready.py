@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_orchestrator import command
+from build_orchestrator.deadline import Deadline
+from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.machine.vagrant.adapter import vagrant_home
+from build_orchestrator.model import Target
 
 KVM = Path("/dev/kvm")
 TOOLS = {"libvirt": "virsh", "virtualbox": "VBoxManage"}
@@ -23,6 +29,9 @@ COMMANDS = {
     "ssh": "apt-get install openssh-client",
     "VBoxManage": "Install VirtualBox from virtualbox.org, and have VBoxManage in PATH",
 }
+ASK_S = 30.0
+RESIZES = (2, 4)
+"""The first Vagrant that gives a machine another disk than its box's without being told it may."""
 PLUGINS = (
     "/usr/share/rubygems-integration/*/gems/vagrant-libvirt-*",
     "/usr/share/vagrant/gems/gems/vagrant-libvirt-*",
@@ -70,9 +79,36 @@ def examine(provider: str) -> Iterator[Finding]:
             yield _kvm()
 
 
-def has_winrm() -> bool:
+def lacks(target: Target) -> tuple[str, str]:
+    """What Vagrant cannot do for a target, and what to do about it; nothing where it can."""
+    if target.distro.windows and target.communicator == "winrm" and not _has_winrm():
+        return (
+            "Vagrant has no WinRM, by which ssh is set up in this machine",
+            "vagrant plugin install winrm, winrm-fs, winrm-elevated; or communicator: ssh",
+        )
+    if target.size.disk_mib and target.provider != "libvirt" and not _resizes_disks():
+        return (
+            f"Vagrant before {'.'.join(map(str, RESIZES))} ignores disk_mib with this provider",
+            "Install a newer Vagrant, set VAGRANT_EXPERIMENTAL=disks, or leave disk_mib out.",
+        )
+    return "", ""
+
+
+def _has_winrm() -> bool:
     """Whether Vagrant has the library that talks WinRM; Debian's has not."""
     return bool(_gems("winrm-[0-9]*", WINRM))
+
+
+def _resizes_disks() -> bool:
+    """Whether Vagrant makes a disk as large as it is told; one whose version is unknown may."""
+    allowed = os.environ.get("VAGRANT_EXPERIMENTAL", "").lower().split(",")
+    if allowed == ["1"] or "disks" in allowed:
+        return True
+    with contextlib.suppress(OrchestratorError, OSError):
+        said = command.run(["vagrant", "--version"], deadline=Deadline("vagrant", ASK_S)).stdout
+        if found := re.search(rb"(\d+)\.(\d+)", said):
+            return (int(found[1]), int(found[2])) >= RESIZES
+    return True
 
 
 def _gems(name: str, places: tuple[str, ...]) -> list[Path]:
