@@ -77,6 +77,27 @@ def test_a_disk_that_is_not_there_is_told_before_anything_starts(project: Projec
     assert project.up().status == 0
 
 
+def test_committed_files_that_are_not_what_would_be_written_are_told(project: Project) -> None:
+    """Exit 2 names each of them, and what writes them again; nothing is changed by looking."""
+    file = project.folder / "vagrant/Vagrantfile"
+    stray = project.folder / "packer/debian_gone/packerfile.json"
+    assert project.build("render", "--write").status == 0
+    assert project.build("render", "--check").status == 0
+    current = file.read_text()
+    file.write_text(f"{current}# mine\n")
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    done = project.build("render", "--check")
+    assert done.status == 2
+    assert f"{stray}, {file} are not what targets.yaml makes of it" in done.stderr
+    assert "`build render --write`" in done.stderr
+    assert file.read_text() != current
+    assert project.build("render", "--write").status == 0
+    assert (file.read_text(), stray.exists()) == (current, False)
+    file.unlink()
+    assert project.build("render", "--check").status == 2
+
+
 def test_a_misspelt_key_is_found_at_once(project: Project) -> None:
     """Exit 2 with file, line, column and the nearest name, and nothing is started."""
     path = project.folder / "targets.yaml"
