@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import DeadlineExceeded
 from build_orchestrator.machine.vagrant.virtualbox import MASTER, VirtualBox, imported_name
 from tests.conftest import require
-from tests.contract.machines import STANDINS, pull_the_plug, until
+from tests.contract.machines import STANDINS, carrying, pull_the_plug, until
 from tests.contract.projects import Project
 from tests.real.empty_box import pack_box, write_box
 
@@ -77,6 +79,25 @@ def test_a_box_is_imported_once(home: Path, box: Path) -> None:
     assert (box / MASTER).read_text() == shown(home)[name] != first[name]
 
 
+def test_a_folder_that_only_looks_like_half_a_machine_stays(home: Path) -> None:
+    """VirtualBox does not list its machine. That of another VBOX_USER_HOME is described."""
+    place = home / "vbox/machines"
+    names = [f"bo-{'0' * 32}-a_b_virtualbox-{attempt}" for attempt in (1, 2, 3)]
+    for each in (*names[:2], f"{names[0]} of mine"):
+        (place / each).mkdir(parents=True)
+        (place / each / f"{each}.vbox").write_text("<Description>its box</Description>")
+    described = f"<Description>/state/runs/1/machines/{names[1]}</Description>"
+    (place / names[1] / f"{names[1]}.vbox").write_text(described)
+    (place / names[2]).touch()
+    tools = VirtualBox()
+
+    assert dict(tools.shown()) == {names[0]: ""}
+    for each in (*names, f"{names[0]} of mine"):
+        tools.remove(each, deadline=Deadline("destroy", 20))
+    assert {path.name for path in place.iterdir()} == {*names[1:], f"{names[0]} of mine"}
+    assert not any(map(tools.exists, names))
+
+
 def test_half_a_box_is_imported_anew_and_a_used_one_is_not(home: Path, box: Path) -> None:
     """What was killed in its import has its name, and no machine of it; what somebody calls almost
     so is not touched."""
@@ -121,6 +142,7 @@ def project(home: Path) -> Iterator[Project]:
     row = {"image": {"box": "own/box", "path": "own.box", "sha256": digest}}
     content = yaml.safe_load((made.folder / "targets.yaml").read_text())
     content["default_provider"] = "virtualbox"
+    content["defaults"] = {"attempts": 1}
     content["distros"]["debian_bookworm"]["providers"] = {"virtualbox": row}
     (made.folder / "targets.yaml").write_text(yaml.safe_dump(content))
     made.environ |= {name: os.environ[name] for name in ("PATH", "VBOX_USER_HOME")}
@@ -129,21 +151,51 @@ def project(home: Path) -> Iterator[Project]:
     made.end()
 
 
-def test_a_machine_has_its_name_from_its_first_moment(home: Path, project: Project) -> None:
-    """Killed while VirtualBox makes it, before Vagrant knows its id. Whoever has neither journal
-    nor folder finds it, by its name alone."""
-    with project.started("up", TARGET, VBOX_HOLDS="clonevm") as child:
-        until(lambda: len(shown(home)) == 2, 60)  # The box, and the machine.
-        (name,) = (each for each in shown(home) if each.startswith("bo-"))
+def folders(home: Path) -> list[str]:
+    """Of machines of ours, in VirtualBox's own folder."""
+    return [path.parent.name for path in home.glob("vbox/machines/bo-*/disk.qcow2")]
+
+
+@pytest.mark.parametrize("moment", ["half a clonevm", "clonevm"])
+def test_a_machine_has_its_name_from_its_first_moment(
+    home: Path, project: Project, moment: str
+) -> None:
+    """Killed while VirtualBox makes it, before Vagrant knows its id, or before VirtualBox lists it.
+    Whoever has neither journal nor folder finds it, by its name alone."""
+    another = {"XDG_STATE_HOME": str(home / "another")}
+    with project.started("up", TARGET, VBOX_HOLDS=moment) as child:
+        until(lambda: folders(home), 60)
+        (name,) = folders(home)
+        until(lambda: (name in shown(home)) == (moment == "clonevm"), 5)
         assert list(project.state.glob("runs/*/machines/*/.vagrant/machines/*/*/id")) == []
+        if moment != "clonevm":  # Then VirtualBox answers nobody.
+            spared = project.build("sweep", **another)
+            assert f"{name}  (its orchestrator is alive)" in spared.stdout
         child.kill()
         pull_the_plug(name)
     shutil.rmtree(project.run)
-    swept = project.build("sweep", XDG_STATE_HOME=str(home / "another"))
+    swept = project.build("sweep", **another)
 
     assert swept.status == 0, swept.words
-    assert name in swept.stdout
-    assert not any(each.startswith("bo-") for each in shown(home))
+    assert f"{name}  (its orchestrator is gone)" in swept.stdout
+    assert list(home.glob("vbox/machines/bo-*")) == []
     assert len(shown(home)) == 1, "the box is imported for the next one, too"
     project.build("sweep")
+    project.assert_nothing_left()
+
+
+def test_a_vagrant_that_is_killed_is_the_environments(home: Path, project: Project) -> None:
+    """Not only that: nothing is left of what it was about, though VirtualBox still works on it."""
+    with project.started("up", TARGET, VBOX_HOLDS="half a clonevm") as child:
+        until(lambda: folders(home), 60)
+        (name,) = folders(home)
+        comms = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in carrying(name)}
+        vagrants = [pid for pid, comm in comms.items() if re.match("vagrant|ruby", comm)]
+        assert vagrants, comms
+        for pid in vagrants:
+            os.kill(pid, signal.SIGKILL)
+        words = "".join(child.communicate(timeout=60))
+    assert child.returncode == 3, words
+    assert list(home.glob("vbox/machines/bo-*")) == []
+    pull_the_plug(name)  # The stand-in is not called VBoxManage, so it is not ended.
     project.assert_nothing_left()

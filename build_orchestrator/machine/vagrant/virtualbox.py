@@ -10,6 +10,7 @@ from pathlib import Path
 from build_orchestrator import command
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.locks import locked, state_home
+from build_orchestrator.machine import processes
 
 ASK_S = 60.0
 LISTED = re.compile(r'^"(?P<name>.*)" \{(?P<uuid>[0-9a-f-]{36})\}$', re.MULTILINE)
@@ -18,6 +19,7 @@ DESCRIBED = re.compile(r'^description="?(?P<folder>/[^"\n]*)"?$', re.MULTILINE)
 MASTER = "master_id"
 """Where Vagrant keeps, beside a box, the id of the machine that it clones."""
 SETTINGS = re.compile(r'Suggested VM settings file name "(.+?)"')
+MACHINES = re.compile(r"^Default machine folder: +(.+)$", re.MULTILINE)
 DISK = re.compile(r"(\d+): Hard disk image: source image=.+, target path=(.+),")
 
 
@@ -44,26 +46,28 @@ class VirtualBox:
             master.write_text(known[own])
 
     def shown(self) -> Mapping[str, str]:
-        return {name: self._folder_of(name) for name in self._all("vms") if OURS.fullmatch(name)}
+        halves = dict.fromkeys(self._halves(), "")  # First: one may be whole a moment later.
+        listed = {name: self._folder_of(name) for name in self._all("vms") if OURS.fullmatch(name)}
+        return halves | listed
 
     def running(self, name: str) -> bool:
         return _find(self._all("runningvms"), name) != ""
 
     def exists(self, name: str) -> bool:
-        return _find(self._all("vms"), name) != ""
+        return self._is_listed(name) or name in self._halves()
 
     def remove(self, name: str, *, deadline: Deadline) -> None:
-        uuid = _find(self._all("vms"), name)
-        if not uuid:
-            return
-        if self.running(name):
-            self._manage("controlvm", uuid, "poweroff", deadline=deadline)
-        # Its session ends a moment after its process, and holds it until then.
-        while self._manage("unregistervm", uuid, "--delete", deadline=deadline).status != 0:
-            deadline.check()
-            if not self.exists(name):
-                return
-            NEVER.sleep(0.5)
+        if uuid := _find(self._all("vms"), name):
+            if self.running(name):
+                self._manage("controlvm", uuid, "poweroff", deadline=deadline)
+            # Its session ends a moment after its process, and holds it until then.
+            while self._manage("unregistervm", uuid, "--delete", deadline=deadline).status != 0:
+                deadline.check()
+                if not self._is_listed(name):
+                    break
+                NEVER.sleep(0.5)
+        if name in (halves := self._halves()):
+            processes.remove_folder(halves[name], name)
 
     # --- boxes ------------------------------------------------------------------------------
 
@@ -94,6 +98,23 @@ class VirtualBox:
 
     # --- asking -----------------------------------------------------------------------------
 
+    def _halves(self) -> dict[str, Path]:
+        """Folders with names of ours, in which no machine of ours was ever described: VirtualBox
+        lists a clone only once it is whole, and one that was killed before stays a folder.
+
+        One that is described and not listed is a machine of another VBOX_USER_HOME.
+        """
+        found = MACHINES.search(self._said("list", "systemproperties"))
+        places = Path(found[1].strip()).glob("bo-*") if found else ()
+        return {
+            place.name: place
+            for place in places
+            if OURS.fullmatch(place.name) and place.is_dir() and not _is_described(place)
+        }
+
+    def _is_listed(self, name: str) -> bool:
+        return _find(self._all("vms"), name) != ""
+
     def _folder_of(self, name: str) -> str:
         said = self._manage("showvminfo", name, "--machinereadable").stdout
         found = DESCRIBED.search(said.decode(errors="replace"))
@@ -102,9 +123,12 @@ class VirtualBox:
 
     def _all(self, what: str) -> dict[str, str]:
         """Name -> uuid of every machine that VirtualBox has, whoever made it."""
-        finished = self._manage("list", what).check("VBoxManage does not answer")
-        found = LISTED.finditer(finished.stdout.decode(errors="replace").replace("\r", ""))
+        found = LISTED.finditer(self._said("list", what))
         return {each["name"]: each["uuid"] for each in found}
+
+    def _said(self, *words: str) -> str:
+        finished = self._manage(*words).check("VBoxManage does not answer")
+        return finished.stdout.decode(errors="replace").replace("\r", "")
 
     def _manage(
         self, *words: str, deadline: Deadline | None = None, cancel: Cancel = NEVER
@@ -117,6 +141,17 @@ def imported_name(box: Path, name: str, version: str) -> str:
     """What VirtualBox calls an imported box. One that another VAGRANT_HOME has is another one."""
     place = hashlib.sha256(str(box).encode()).hexdigest()[:8]
     return f"box-{name.replace('/', '-')}-{version}-{place}"
+
+
+def _is_described(place: Path) -> bool:
+    """Whether a machine's settings name the folder that we gave it."""
+    settings = place / f"{place.name}.vbox"
+    try:
+        return f"/machines/{place.name}" in settings.read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+    except OSError:  # Not ours to read: not ours to remove.
+        return True
 
 
 def _find(known: Mapping[str, str], name: str) -> str:
