@@ -126,6 +126,14 @@ class PackerProvider:
     def adopt(self, identity: Identity) -> PackerMachine:
         return PackerMachine(identity)
 
+    def living(self, identity: Identity) -> str:
+        """As AWS shows it, of a bake there; of others no other host knows anything."""
+        if "region" not in identity.details:
+            return ""
+        from build_orchestrator.machine.ec2 import Ec2Provider
+
+        return Ec2Provider().living(identity)
+
     def leftovers(self) -> list[Identity]:
         found: dict[str, Identity] = {}
         for pid in processes.find(lambda pid: bool(_name_of(pid))):

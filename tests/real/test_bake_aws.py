@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -17,13 +18,12 @@ import yaml
 
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.image import resolve
-from build_orchestrator.machine import processes
+from build_orchestrator.machine import make_provider, processes
 from build_orchestrator.machine.baker import MARK
-from build_orchestrator.machine.contract import silent
-from build_orchestrator.machine.ec2.api import api_of
-from build_orchestrator.machine.ec2.leftovers import find
+from build_orchestrator.machine.contract import Cloud, silent
 from build_orchestrator.machine.ec2.permissions import actions_of, policy
 from build_orchestrator.model import ImageSource
+from build_orchestrator.sweep import sweep
 from tests.conftest import require
 from tests.contract.projects import OUTPUT, ROOT
 from tests.real.aws_projects import TARGET, AwsProject
@@ -141,16 +141,22 @@ def test_an_image_is_baked_locked_started_elsewhere_and_pruned(project: BakeProj
 
 
 def test_another_hosts_sweep_spares_what_packer_runs(
-    project: BakeProject, monkeypatch: pytest.MonkeyPatch
+    project: BakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that it can go by are the tags."""
-    for name, value in CREDENTIALS.items():
+    """All that it can go by are the tags, and the journal where both share the checkout."""
+    for name, value in {**CREDENTIALS, "XDG_STATE_HOME": str(tmp_path / "there")}.items():
         monkeypatch.setenv(name, value)
+    cloud = Cloud(endpoint=project.server.endpoint, regions=(REGION,))
+
+    def swept(names: tuple[str, ...], checkout: Path | None) -> list[str]:
+        provider = functools.partial(make_provider, notify=silent, cloud=cloud)
+        return [each.reason for each in sweep(provider, names, project=checkout)]
+
     with project.started("bake", TARGET, "--aws-endpoint", project.server.endpoint) as child:
         launched(project)
-        shown = find(api_of(REGION, project.server.endpoint), project.server.endpoint)
-        (machine,) = (each for each in shown if each.target)
-        assert "kept until" in machine.details["spared"]
+        for names, checkout in (((), project.folder), (("aws",), project.folder), (("aws",), None)):
+            (reason,) = swept(names, checkout)
+            assert reason.startswith("its orchestrator was alive")
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=120) == 143
     assert project.server.left() == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import EnvironmentFailure, MachineLeaked
-from build_orchestrator.machine.contract import MachineRequest
+from build_orchestrator.machine.baker import PackerProvider
+from build_orchestrator.machine.contract import MachineRequest, ShowsHeartbeats
 from build_orchestrator.machine.ec2 import (
     images,
     launch,
@@ -35,7 +38,7 @@ from build_orchestrator.machine.ec2 import (
 )
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
-from build_orchestrator.machine.ec2.watch import HEARTBEAT_S
+from build_orchestrator.machine.ec2.watch import HEARTBEAT_S, Watch
 from build_orchestrator.model import Distro, Identity, Image, ImageSource, Size
 from build_orchestrator.transport.ssh import Ssh
 
@@ -255,9 +258,48 @@ def test_a_run_of_another_host_lives_as_long_as_anything_of_it_says_so(by: str) 
     groups = [{"Tags": launch.tag_list(each)} for each in (old, new if by == "group" else other)]
     api: Any = Api(groups=groups)
     api.shown = [shown(f"bo-{RUN}-a_aws-1", **(new if by == "machine" else old))]
-    assert leftovers.living(api, RUN) == (
-        "" if by == "nothing" else "its orchestrator was alive 60 s ago"
+    said = "" if by == "nothing" else "its orchestrator was alive 60 s ago"
+    assert leftovers.living(api, RUN) == said
+    shown_by_name = {each.name: each.details for each in leftovers.find(api, "")}
+    assert shown_by_name[f"bo-{RUN}-a_aws-1"].get("living", "") == said
+
+
+@pytest.mark.parametrize("run_uuid", [RUN, "e" * 32])
+def test_a_bake_of_another_host_lives_as_its_run_does(
+    monkeypatch: pytest.MonkeyPatch, run_uuid: str
+) -> None:
+    """Its machine is Packer's, and has no heartbeat: what the run shares has one. Of a bake that
+    is not in AWS nobody asks there."""
+    group = {launch.RUN: RUN, launch.HEARTBEAT: str(NOW - HEARTBEAT_S)}
+    api = Api(groups=[{"Tags": launch.tag_list(group)}])
+    monkeypatch.setattr(provider, "api_of", lambda *_: api)
+    baker = PackerProvider()
+    assert isinstance(baker, ShowsHeartbeats)
+    identity = dataclasses.replace(request().identity, provider="packer", run_uuid=run_uuid)
+    assert (baker.living(identity), api.asked) == ("", 0)
+    there = dataclasses.replace(identity, details={"region": "eu-west-1"})
+    assert bool(baker.living(there)) == (run_uuid == RUN)
+
+
+def test_what_a_run_shares_lives_without_a_machine_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be long in coming, or Packer's; and it ends with the run."""
+    for name in ("HEARTBEAT_S", "LIVING_S"):
+        monkeypatch.setattr(f"build_orchestrator.machine.ec2.watch.{name}", 0.02)
+    beats: list[Any] = []
+    api: Any = SimpleNamespace(
+        now=lambda: NOW, ec2=SimpleNamespace(create_tags=lambda **asked: beats.append(asked))
     )
+    watch = Watch(api, RUN)
+    watch.beat_for("key-1", "sg-1")
+    end = time.monotonic() + 10
+    while len(beats) < 3 and time.monotonic() < end:
+        time.sleep(0.005)
+    watch.close()
+    assert beats[2] == {
+        "Resources": ["key-1", "sg-1"],
+        "Tags": launch.tag_list({launch.HEARTBEAT: str(int(NOW))}),
+    }
+    assert [each.name for each in threading.enumerate() if each.name == "ec2"] == []
 
 
 def test_a_group_without_machines_stands_for_its_run() -> None:

@@ -27,31 +27,45 @@ SILENT_S = 3 * HEARTBEAT_S
 
 def find(api: Api, endpoint: str) -> list[Identity]:
     """Every machine of ours that is alive in a region, and every run of which only what its
-    machines shared is left. Among the details ``living`` says that its orchestrator lives, and
-    ``spared`` why one is not to be touched unless it is named."""
+    machines shared is left: one identity stands for it. Among the details ``living`` says that its
+    orchestrator lives, and ``spared`` why one is not to be touched unless it is named."""
     with asking(f"what is left in {api.region}"):
         machines = [seen for seen in api.machines() if seen.alive]
         shared = list(_shared(api))
+    beats = _heartbeats([*(seen.tags for seen in machines), *shared])
     place = {"region": api.region, "endpoint": endpoint}
     found = []
     for seen in machines:
-        match = NAME.fullmatch(seen.name)
+        match, run_uuid = NAME.fullmatch(seen.name), seen.tags.get(RUN, "")
         # Both must be ours: a name alone anybody may give, and a tag may be copied.
-        if match is None or match["run_uuid"] != seen.tags.get(RUN):
+        if match is None or match["run_uuid"] != run_uuid:
             continue
-        details = {**place, "instance": seen.instance_id, **_spared(api, seen.tags)}
+        spared = _spared(api, beats[run_uuid], seen.tags)
+        details = {**place, "instance": seen.instance_id, **spared}
         found.append(
             Identity(
                 provider="aws",
                 name=seen.name,
-                run_uuid=match["run_uuid"],
+                run_uuid=run_uuid,
                 target=match["target"],
                 attempt=int(match["attempt"]),
                 details=details,
             )
         )
-    living = {identity.run_uuid for identity in found}
-    return found + _without_machines(api, shared, living, place)
+    with_machines = {identity.run_uuid for identity in found}
+    without = dict.fromkeys(tags[RUN] for tags in shared if tags[RUN] not in with_machines)
+    return found + [
+        Identity(
+            provider="aws",
+            name=shared_name(run_uuid),
+            run_uuid=run_uuid,
+            target="",
+            attempt=0,
+            details={**place, **_spared(api, beats[run_uuid], {})},
+        )
+        for run_uuid in without
+        if SHARED_NAME.fullmatch(shared_name(run_uuid))
+    ]
 
 
 def _shared(api: Api) -> Iterator[Mapping[str, str]]:
@@ -66,33 +80,19 @@ def _shared(api: Api) -> Iterator[Mapping[str, str]]:
         yield tags_of(volume)
 
 
-def _without_machines(
-    api: Api, shared: Iterable[Mapping[str, str]], living: set[str], place: Mapping[str, str]
-) -> list[Identity]:
-    """One identity for each run of which no machine is alive; it stands for what is left."""
-    runs: dict[str, list[Mapping[str, str]]] = {}
-    for tags in shared:
-        if SHARED_NAME.fullmatch(shared_name(tags[RUN])) and tags[RUN] not in living:
-            runs.setdefault(tags[RUN], []).append(tags)
-    found = []
-    for run_uuid, each in runs.items():
-        newest = max(each, key=lambda tags: tags.get(HEARTBEAT, "0").rjust(20, "0"))
-        found.append(
-            Identity(
-                provider="aws",
-                name=shared_name(run_uuid),
-                run_uuid=run_uuid,
-                target="",
-                attempt=0,
-                details={**place, **_spared(api, newest)},
-            )
-        )
-    return found
+def _heartbeats(things: Iterable[Mapping[str, str]]) -> dict[str, float]:
+    """When each run's orchestrator was last alive, by the tags of all that belongs to it: what
+    Packer launches has no heartbeat of its own."""
+    newest: dict[str, float] = {}
+    for tags in things:
+        run_uuid = tags.get(RUN, "")
+        newest[run_uuid] = max(newest.get(run_uuid, 0.0), _number(tags, HEARTBEAT))
+    return newest
 
 
-def _spared(api: Api, tags: Mapping[str, str]) -> dict[str, str]:
+def _spared(api: Api, heartbeat: float, tags: Mapping[str, str]) -> dict[str, str]:
     """Why something is not to be destroyed now, for those who know nothing else of it."""
-    if said := _alive(api, _number(tags, HEARTBEAT)):
+    if said := _alive(api, heartbeat):
         return {"living": said}
     if (until := _number(tags, KEPT_UNTIL)) > api.now():
         return {"spared": f"kept until {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(until))}"}
@@ -102,9 +102,8 @@ def _spared(api: Api, tags: Mapping[str, str]) -> dict[str, str]:
 def living(api: Api, run_uuid: str) -> str:
     """When the orchestrator of a run was last alive, in words; empty where it is taken for dead."""
     with asking(f"who lives in {api.region}"):
-        tags = [seen.tags for seen in api.machines(run=run_uuid)]
-        tags += [each for each in _shared(api) if each[RUN] == run_uuid]
-    return _alive(api, max((_number(each, HEARTBEAT) for each in tags), default=0.0))
+        beats = _heartbeats([*(seen.tags for seen in api.machines(run=run_uuid)), *_shared(api)])
+    return _alive(api, beats.get(run_uuid, 0.0))
 
 
 def _alive(api: Api, heartbeat: float) -> str:

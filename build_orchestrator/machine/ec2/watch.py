@@ -1,7 +1,7 @@
 """One question to AWS for all machines of a run, however many wait for an answer.
 
 A thread asks while somebody has a machine: quickly while one starts, slowly while they only live.
-It also renews the heartbeat, in one request for everything of the run.
+It also renews the heartbeat, in one request for everything of the run, until the run is over.
 """
 
 from __future__ import annotations
@@ -60,16 +60,21 @@ class Watch:
             self._starting.add(name)
             self._beating.add(instance_id)
             self._pause_s = FIRST_S
-            if self._thread is None:
-                self._beat_at = time.monotonic() + HEARTBEAT_S
-                self._thread = threading.Thread(target=self._watch, name="ec2", daemon=True)
-                self._thread.start()
+            self._start()
             self._changed.notify_all()
 
     def beat_for(self, *ids: str) -> None:
-        """Renew the heartbeat of these, too."""
+        """Renew the heartbeat of these from now on, whether there is a machine or not: it may be
+        long in coming, or Packer's."""
         with self._changed:
             self._beating.update(ids)
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._beat_at = time.monotonic() + HEARTBEAT_S
+            self._thread = threading.Thread(target=self._watch, name="ec2", daemon=True)
+            self._thread.start()
 
     def started(self, name: str) -> None:
         """A machine answers: nobody waits for its news any more."""
@@ -135,11 +140,11 @@ class Watch:
                     return
                 self._pause_s = min(self._pause_s * GROWTH, STARTING_S)
                 idle = not self._watched
-            if not idle:
-                self.ask()
-                self._beat()
-            else:
+            if idle:
                 self._asked_at = time.monotonic()
+            else:
+                self.ask()
+            self._beat()
 
     def ask(self) -> None:
         """Ask now. Where there is no answer, what was known stays."""
