@@ -197,7 +197,8 @@ class DistroRow:
     )
     windows: bool = entry("Whether it is Windows.", default=False)
     legacy: bool = entry(
-        "Too old for current ssh and TLS: best effort, and only here may `ssh.options` relax them.",
+        "Too old for current ssh and TLS: best effort, and only here may `ssh.options` relax them. "
+        "On aws, the key that logs in is RSA.",
         default=False,
     )
     ssh: SshRow | None = entry("How to talk to its machines.", default=None, without="root")

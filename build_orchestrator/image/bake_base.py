@@ -130,7 +130,12 @@ def _aws(place: Place) -> dict[str, str]:
     assert isinstance(place.provider, Ec2Provider)
     options = place.build.target.options
     shared, key = place.provider.share(
-        place.run_uuid, options, place.folder, deadline=place.deadline, cancel=place.cancel
+        place.run_uuid,
+        place.build.target.distro,
+        options,
+        place.folder,
+        deadline=place.deadline,
+        cancel=place.cancel,
     )
     return {
         "source_ami": place.base.disk,

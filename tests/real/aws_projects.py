@@ -42,12 +42,14 @@ class AwsProject(Project):
         launch: dict[str, Any] | None = None,
         budget: dict[str, Any] | None = None,
         secrets: tuple[str, ...] = (),
+        distro: dict[str, Any] | None = None,
         **deadlines: float,
     ) -> AwsProject:
         """Write targets.yaml and the script; ``image`` is what its machines start from, instead of
-        an ``ami``; ``launch`` adds to how machines are launched, and
-        ``deadlines`` to the limits."""
-        row = {"image": image or {"ami": ami or self.server.ami}}
+        an ``ami``; ``launch`` adds to how machines are launched, ``distro`` to each distro's row,
+        and ``deadlines`` to the limits."""
+        providers = {"aws": {"image": image or {"ami": ami or self.server.ami}}}
+        row = {"distribution": "Debian", "providers": providers, **(distro or {})}
         content = {
             "schema": 1,
             "budget": budget or {},
@@ -57,10 +59,7 @@ class AwsProject(Project):
                 "deadlines": {**DEADLINES, **deadlines},
                 "launch": {"region": REGION, "port": PORT, **(launch or {})},
             },
-            "distros": {
-                name: {"distribution": "Debian", "release": name, "providers": {"aws": row}}
-                for name in names
-            },
+            "distros": {name: {"release": name, **row} for name in names},
             "recipes": {
                 "agent": {
                     "script": "make.sh",

@@ -1,4 +1,4 @@
-"""Networks of one's own, the old name of a secret, and what is swept beside machines."""
+"""Networks of one's own, old machines and names, and what is swept beside machines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from build_orchestrator.errors import DeadlineExceeded
 from build_orchestrator.machine.ec2 import boot
 from build_orchestrator.machine.ec2.api import Api
 from tests.contract.machines import said, supplied
-from tests.contract.projects import SCRIPT
+from tests.contract.projects import ROOT, SCRIPT
 from tests.real.aws_projects import TARGET, AwsProject, ec2, project, server
 from tests.standins.ec2 import CREDENTIALS, PORT, REGION
 
@@ -68,6 +69,23 @@ def test_a_silent_console_is_no_reason_to_trust_the_network_unasked(
         with pytest.raises(DeadlineExceeded, match="console") as raised:
             supply.boot(boot_s=5)
         assert "launch.host_key: first-use" in str(raised.value)
+
+
+def test_an_old_machine_is_let_do_what_it_can(project: AwsProject) -> None:
+    """Its sshd reads no key but RSA, and has no host key but that; so it is with whoever looks into
+    it later. The shipped row of Ubuntu 12.04 says which signatures it may use."""
+    shipped = yaml.safe_load((ROOT / "targets.yaml").read_text())["distros"]["ubuntu_precise"]
+    row = {name: shipped[name] for name in ("legacy", "ssh")}
+    project.write(ami=project.server.old_ami, distro=row)
+    done = project.up("--keep", "always")
+    assert done.status == 0, done.words
+    assert project.row()["host_key"] == "console"
+    assert [each["key"].endswith("-rsa") for each in project.launched()] == [True]
+    assert project.build("ssh", TARGET, "--", "echo", "inside").stdout == "inside\n"
+    swept = project.build("sweep", TARGET)
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
 
 
 def test_a_group_of_ones_own_is_used_and_left_alone(project: AwsProject, ec2: Any) -> None:

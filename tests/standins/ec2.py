@@ -79,6 +79,8 @@ class Ec2:
     """The same, made before; both are called ``sshd-standin-*``, and belong to OWNER."""
     arm_ami: str
     """One that is made for another architecture."""
+    old_ami: str
+    """One whose sshd is an old one."""
     machine_ami: str
     """An image that QEMU boots; empty where none was given."""
     windows_ami: str
@@ -449,6 +451,7 @@ def instance_class(
                 image=images.get(self.image_id),
                 prefix=prefixes.get(self.image_id),
                 password=self.password if self.key_name else "",
+                old=self.ec2_backend.amis[self.image_id].name.startswith("old"),
             )
 
         def password_data(self) -> str:
@@ -569,7 +572,9 @@ def main() -> None:
     General.get_console_output = get_console_output  # type: ignore[method-assign]
     Windows.get_password_data = get_password_data  # type: ignore[method-assign]
     keep_disks(Path(sys.argv[1]), images)
-    named: dict[str, Path | None] = dict.fromkeys(("sshd-standin-1", "sshd-standin-2", "arm-1"))
+    named: dict[str, Path | None] = dict.fromkeys(
+        ("sshd-standin-1", "sshd-standin-2", "arm-1", "old-1")
+    )
     disk, prefix = sys.argv[2:4]
     if disk:
         named["debian-12-standin"] = Path(disk)
@@ -596,6 +601,7 @@ def main() -> None:
         "ami": amis["sshd-standin-2"],
         "older_ami": amis["sshd-standin-1"],
         "arm_ami": amis["arm-1"],
+        "old_ami": amis["old-1"],
         "machine_ami": amis.get("debian-12-standin", ""),
         "windows_ami": amis.get("windows-standin", ""),
     }

@@ -38,6 +38,14 @@ SHIMS = {
     "shutdown": "touch {folder}/{powered_off}; kill -TERM 1",
 }
 
+# Of what OpenSSH 5.3 knows, what ssh of today has not given up, and its one kind of signature.
+OLD = """KexAlgorithms diffie-hellman-group-exchange-sha256
+Ciphers aes128-ctr
+MACs hmac-sha1
+HostKeyAlgorithms ssh-rsa
+PubkeyAcceptedKeyTypes ssh-rsa
+"""
+
 NETWORK = "169.254.169.0/24"
 METADATA = "169.254.169.254"
 """QEMU hands over only what goes to an address of the machine's own network."""
@@ -65,6 +73,8 @@ class Order:
     """The drive C that a machine of Windows starts from."""
     password: str = ""
     """That of its administrator, where it has one; only WinRM asks for it."""
+    old: bool = False
+    """Whether its sshd takes no more than that of CentOS 6 does."""
 
 
 class Machine:
@@ -141,7 +151,7 @@ def _sshd(order: Order) -> list[str]:
         f"AuthorizedKeysFile {folder}/authorized_keys\n"
         f"SetEnv HOME={folder} PATH={path} STANDIN_NAME={order.name} MACHINE_SHIMS={shims}\n"
         "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
-        "PasswordAuthentication no\nMaxStartups 100\nMaxSessions 100\n"
+        "PasswordAuthentication no\nMaxStartups 100\nMaxSessions 100\n" + (OLD if order.old else "")
     )
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "sshd"
     script = f"""set -e
@@ -149,7 +159,7 @@ mount -t tmpfs none /var/lib
 mount -t tmpfs none /run
 mkdir -m 755 /run/sshd
 hostname {order.address.replace(".", "-")}
-ssh-keygen -q -t ed25519 -N '' -C '' -f host_key
+ssh-keygen -q -t {"rsa" if order.old else "ed25519"} -N '' -C '' -f host_key
 {{ echo '{BEGIN}'; cat host_key.pub; echo '{END}'; }} >console
 PATH={shlex.quote(path)} sh user-data &
 exec {sshd} -D -f sshd_config -E sshd.log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import re
@@ -162,15 +163,46 @@ def test_an_error_says_what_to_try() -> None:
     assert "hidden" not in str(explained(error, "launch"))
 
 
+def host_key(kind: str, *fields: bytes) -> str:
+    """A public key of this kind, as ssh writes it."""
+    content = b"".join(len(each).to_bytes(4, "big") + each for each in (kind.encode(), *fields))
+    return f"{kind} {base64.b64encode(content).decode()}"
+
+
 def test_host_keys_are_taken_from_a_whole_block_only() -> None:
     """The console may end in the middle of a line."""
-    key = "ssh-ed25519 " + "A" * 68
+    key = host_key("ssh-ed25519", b"A" * 32)
     begin, end = "-----BEGIN SSH HOST KEY KEYS-----", "-----END SSH HOST KEY KEYS-----"
     whole = f"boot\r\n{begin}\r\n{key} root@x\r\n{end}\r\nlogin:"
     assert launch.host_keys(whole) == key
     assert launch.host_keys(whole[: whole.index(end)]) == ""
-    newer = "ssh-ed25519 " + "B" * 68
+    newer = host_key("ssh-ed25519", b"B" * 32)
     assert launch.host_keys(whole + whole.replace(key, newer)) == newer
+
+
+def test_host_keys_of_old_machines_are_known_by_what_they_print() -> None:
+    """Those of cloud-init 0.6, on Ubuntu 12.04, and what is left of them on a console that has lost
+    a part of one, or has a word of the kernel's in it."""
+    ecdsa = host_key("ecdsa-sha2-nistp256", b"nistp256", b"\4" + b"E" * 64)
+    rsa = host_key("ssh-rsa", b"\1\0\1", b"\0" + b"R" * 256)
+    console = f"""\
+ec2: #############################################################
+ec2: -----BEGIN SSH HOST KEY FINGERPRINTS-----
+ec2: 256 50:88:08:61:1f:d2:29:9d:5b:e8:95:6b:c5:2b:b7:26  root@ip-10-0-0-1 (ECDSA)
+ec2: 2048 9d:5b:e8:95:6b:c5:2b:b7:26:50:88:08:61:1f:d2:29  root@ip-10-0-0-1 (RSA)
+ec2: -----END SSH HOST KEY FINGERPRINTS-----
+ec2: #############################################################
+-----BEGIN SSH HOST KEY KEYS-----
+{ecdsa} root@ip-10-0-0-1
+{rsa} root@ip-10-0-0-1
+-----END SSH HOST KEY KEYS-----
+cloud-init boot finished at Thu, 26 Nov 2026 06:00:00 +0000. Up 24.30 seconds
+"""
+    assert launch.host_keys(console).splitlines() == [ecdsa, rsa]
+    middle = len(rsa) // 2
+    for cut in (f"{rsa[:-8]}\n", f"{rsa[:middle]}[   24.1] random: ready\n{rsa[middle:]}"):
+        assert launch.host_keys(console.replace(rsa, cut)) == ecdsa
+    assert launch.host_keys(console.replace(rsa, rsa[:-8]).replace(ecdsa, ecdsa[:60])) == ""
 
 
 # --- what is left -------------------------------------------------------------------------------
@@ -386,7 +418,7 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
     )
     ground = {"deadline": Deadline("boot", 20), "cancel": NEVER}
     for communicator, key in (("ssh", "ed25519"), ("winrm", "rsa"), ("ssh", "ed25519")):
-        way = launch.way_of(communicator, {})
+        way = launch.way_of(request().distro, communicator, {})
         place = shared.user_key(tmp_path / "runs/bo/machine", way.key_kind)
         made, ids = shared.make_shared(api, RUN, {}, way, place, **ground)  # type: ignore[arg-type]
         assert place.name == f"id_{key}"
@@ -406,7 +438,7 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever machine of the run came first: none lets in who may connect to another, and none is
-    in a group of another network, or in somebody's own."""
+    in a group of another network, or in somebody's own. So it is with the key."""
     from build_orchestrator.machine.ec2 import Ec2Provider
 
     account = Account()
@@ -419,7 +451,8 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     def group(**options: str) -> str:
         place = tmp_path / "runs/bo/machine"
         limits = {"deadline": Deadline("boot", 20), "cancel": NEVER}
-        return aws.share(RUN, {"region": "r", **options}, place, **limits)[0].group_id  # type: ignore[arg-type]
+        row = request().distro, {"region": "r", **options}
+        return aws.share(RUN, *row, place, **limits)[0].group_id  # type: ignore[arg-type]
 
     usual = f"sg-bo-{RUN}"
     assert (group(), group(allow_from="auto"), group(**own), group()) == (
@@ -435,8 +468,12 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
         (f"{usual}-10.0.0.0/8", "10.0.0.0/8"),
         (f"{usual}-vpc-of-subnet-1", "127.0.0.1/32"),
     }
+    old = dataclasses.replace(request().distro, legacy=True)
+    limits: Any = {"deadline": Deadline("boot", 20), "cancel": NEVER}
+    made, key = aws.share(RUN, old, {"region": "r"}, tmp_path / "runs/bo/machine", **limits)
+    assert (made.group_id, made.key_name, key.name) == (usual, f"bo-{RUN}-rsa", "id_rsa")
     assert aws.close(deadline=Deadline("destroy", 20)) == ()
-    assert account.groups == []
+    assert (account.groups, account.keys) == ([], {})
 
 
 def test_regions_that_ask_at_once_get_the_same_key(
@@ -451,7 +488,8 @@ def test_regions_that_ask_at_once_get_the_same_key(
         return SimpleNamespace(check=lambda _: None)
 
     monkeypatch.setattr(shared, "run", keygen)
-    ask = (tmp_path / "id_ed25519", launch.way_of("ssh", {}), Deadline("boot", 20))
+    way = launch.way_of(request().distro, "ssh", {})
+    ask = (tmp_path / "id_ed25519", way, Deadline("boot", 20))
     with ThreadPoolExecutor() as pool:
         keys = {each.result() for each in [pool.submit(shared._public_key, *ask) for _ in "ab"]}
     assert (keys, len(made)) == ({"key 1"}, 1)

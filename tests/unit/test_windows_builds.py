@@ -59,7 +59,7 @@ WINDOWS = Distro(
     windows=True,
     ssh_user="Administrator",
 )
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKeyOfTheRunOfOneTest"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHQfw6niWE/Ux9vhfuXKB7z8YUG6zOrimuFLifRNYjVY"
 SHARED = launch.Shared(key_name="bo-1", group_id="sg-1", public_key=KEY)
 RECIPE = Recipe(
     name="agent",
@@ -242,13 +242,27 @@ def test_a_certificate_is_known_by_what_the_console_says_last(
     assert certificate(pem(said)[:-3]) == ""
 
 
-@pytest.mark.parametrize(("kind", "name"), [("ssh", "bo-1"), ("winrm", "bo-1-rsa")])
-def test_each_way_of_talking_has_its_key_pair(kind: str, name: str) -> None:
-    """AWS encrypts a password with RSA alone; everybody else has the better key."""
-    way = launch.way_of(kind, {})
+@pytest.mark.parametrize(
+    ("distro", "kind", "name"),
+    [
+        (LINUX, "ssh", "bo-1"),
+        (dataclasses.replace(LINUX, legacy=True), "ssh", "bo-1-rsa"),
+        (WINDOWS, "ssh", "bo-1"),
+        (WINDOWS, "winrm", "bo-1-rsa"),
+    ],
+)
+def test_each_way_of_talking_has_its_key_pair(distro: Distro, kind: str, name: str) -> None:
+    """AWS encrypts a password with RSA alone, and old machines know no other key; everybody else
+    has the better one. Who takes up a machine is told which."""
+    way = launch.way_of(distro, kind, {})
     assert launch.key_name("1", way) == name
-    assert (way.key_kind, way.port) == (("rsa", 5986) if kind == "winrm" else ("ed25519", 22))
-    assert launch.way_of(kind, {"port": "99"}).port == 99
+    key = "rsa" if name.endswith("rsa") else "ed25519"
+    assert (way.key_kind, way.port) == (key, 5986 if kind == "winrm" else 22)
+    assert launch.way_of(distro, kind, {"port": "99"}).port == 99
+    asked = request(distro, kind)
+    identity = dataclasses.replace(asked.identity, details=known_place(asked), folder="/s/r/m/bo-1")
+    if isinstance(found := connection_of(identity), Ssh):
+        assert found.identity_file.name == f"id_{key}"
 
 
 def test_what_is_journalled_says_that_winrm_is_wanted() -> None:

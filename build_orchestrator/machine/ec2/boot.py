@@ -310,12 +310,14 @@ class Boot:
 
 def known_place(request: MachineRequest) -> dict[str, str]:
     """What another process needs to ask AWS about the machine, and to log in."""
-    options, way = request.options, way_of(request.communicator, request.options)
+    options = request.options
+    way = way_of(request.distro, request.communicator, options)
     return {
         "region": options["region"],
         "endpoint": options.get("endpoint", ""),
         "user": options.get("user") or request.distro.ssh_user,
         "port": str(way.port),
+        "key": way.key_kind,
         **({"windows": "true"} if request.distro.windows else {}),
         **({"communicator": way.communicator} if way.communicator != "ssh" else {}),
     }
@@ -327,13 +329,13 @@ def connection_of(identity: Identity, *, options: tuple[str, ...] = ()) -> Conne
     if identity.details.get("communicator") == "winrm":
         host, port = identity.details.get("address", ""), int(identity.details["port"])
         return Winrm(folder, host=host, port=port, user=user)
-    windows = "windows" in identity.details
+    windows, kind = "windows" in identity.details, identity.details.get("key", "ed25519")
     return (WindowsSsh if windows else Ssh)(
         folder,
         host=identity.details.get("address", ""),
         port=int(identity.details.get("port", SSH_PORT)),
         user=user,
-        identity_file=user_key(folder) if identity.folder else folder,
+        identity_file=user_key(folder, kind) if identity.folder else folder,
         options=options,
         become_root=user != "root" and not windows,
     )

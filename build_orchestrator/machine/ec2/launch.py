@@ -5,6 +5,7 @@ Everything that AWS shows of a run carries its uuid, and everything of a machine
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from build_orchestrator.machine.contract import MachineRequest
 from build_orchestrator.machine.ec2 import windows
-from build_orchestrator.model import Identity
+from build_orchestrator.model import Distro, Identity
 from build_orchestrator.transport import winrm
 
 PREFIX = "build-orchestrator:"
@@ -67,11 +68,8 @@ class Way:
     communicator: str
     """``ssh`` or ``winrm``."""
     port: int
-
-    @property
-    def key_kind(self) -> str:
-        """What ``ssh-keygen -t`` makes. AWS encrypts a password of Windows with RSA alone."""
-        return "rsa" if self.communicator == "winrm" else "ed25519"
+    key_kind: str
+    """What ``ssh-keygen -t`` makes: ``ed25519`` or ``rsa``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +113,16 @@ def is_last_place(request: MachineRequest) -> bool:
     return request.identity.attempt % len(places(request.options)) == 0
 
 
-def way_of(communicator: str, options: Mapping[str, str]) -> Way:
-    """How a machine with these options is talked to."""
+def way_of(distro: Distro, communicator: str, options: Mapping[str, str]) -> Way:
+    """How a machine of this distro with these options is talked to."""
     usual = winrm.PORT if communicator == "winrm" else SSH_PORT
-    return Way(communicator=communicator, port=int(options.get("port", usual)))
+    # OpenSSH before 6.5 knows no other key, and with no other AWS encrypts a password of Windows.
+    rsa = distro.legacy or communicator == "winrm"
+    return Way(
+        communicator=communicator,
+        port=int(options.get("port", usual)),
+        key_kind="rsa" if rsa else "ed25519",
+    )
 
 
 def shared_name(run_uuid: str) -> str:
@@ -239,7 +243,7 @@ def parameters(
 
 def _access(request: MachineRequest, shared: Shared) -> dict[str, str]:
     """How we shall log in, and what the machine runs at its first start."""
-    way = way_of(request.communicator, request.options)
+    way = way_of(request.distro, request.communicator, request.options)
     if way.communicator == "winrm":  # Its password is encrypted with the key pair.
         script = windows.winrm_user_data(request.limit_s, way.port)
         return {"KeyName": shared.key_name, "UserData": script}
@@ -322,4 +326,17 @@ def host_keys(console: str) -> str:
     """The public host keys that cloud-init printed on a console, a line each; the last block
     counts. Empty where there is none that is whole."""
     blocks = KEYS.findall(console)
-    return "\n".join(KEY.findall(blocks[-1])) if blocks else ""
+    found = KEY.findall(blocks[-1]) if blocks else ()
+    return "\n".join(key for key in found if _is_whole(key))
+
+
+def _is_whole(key: str) -> bool:
+    """Whether a console has lost nothing of it: the length of each of its fields comes first."""
+    kind, _, text = key.partition(" ")
+    try:
+        content, at = base64.b64decode(text, validate=True), 0
+    except ValueError:
+        return False
+    while at < len(content):
+        at += 4 + int.from_bytes(content[at : at + 4], "big")
+    return at == len(content) and content[4:].startswith(kind.encode())

@@ -30,11 +30,11 @@ from build_orchestrator.machine.ec2.launch import (
 from build_orchestrator.machine.ec2.machine import Ec2Machine
 from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_shared, user_key
 from build_orchestrator.machine.ec2.watch import Watch
-from build_orchestrator.model import Identity
+from build_orchestrator.model import Distro, Identity
 
 NETWORK = ("subnet_id", "security_group_id", "allow_from", "address")
 """The options that decide which group a machine is in."""
-PUBLIC_KEY = "ssh-ed25519 KEY-OF-THE-RUN"
+PUBLIC_KEY = "PUBLIC-KEY-OF-THE-RUN"
 """Stands for it in what people are shown before there is one."""
 
 
@@ -67,7 +67,8 @@ class Ec2Provider:
         self._lock = threading.Lock()
 
     def rendered(self, request: MachineRequest) -> Mapping[str, str]:
-        run_uuid, way = request.identity.run_uuid, way_of(request.communicator, request.options)
+        run_uuid = request.identity.run_uuid
+        way = way_of(request.distro, request.communicator, request.options)
         group = request.options.get("security_group_id") or shared_name(run_uuid)
         name = key_name(run_uuid, way)
         shared = Shared(key_name=name, group_id=group, public_key=PUBLIC_KEY)
@@ -91,7 +92,7 @@ class Ec2Provider:
         ground = self._ground(api, request.identity.run_uuid)
 
         def shared(deadline: Deadline, cancel: Cancel) -> Shared:
-            way = way_of(request.communicator, request.options)
+            way = way_of(request.distro, request.communicator, request.options)
             folder = Path(request.identity.folder)
             return self._shared(ground, request.options, way, folder, deadline, cancel)
 
@@ -110,6 +111,7 @@ class Ec2Provider:
     def share(
         self,
         run_uuid: str,
+        distro: Distro,
         options: Mapping[str, str],
         folder: Path,
         *,
@@ -125,9 +127,9 @@ class Ec2Provider:
             EnvironmentFailure: AWS will not have it.
         """
         api = api_of(options["region"], options.get("endpoint", ""))
-        ground, way = self._ground(api, run_uuid), way_of("ssh", options)
+        ground, way = self._ground(api, run_uuid), way_of(distro, "ssh", options)
         shared = self._shared(ground, options, way, folder, deadline, cancel)
-        return shared, user_key(folder)
+        return shared, user_key(folder, way.key_kind)
 
     def adopt(self, identity: Identity) -> Ec2Machine:
         details = identity.details

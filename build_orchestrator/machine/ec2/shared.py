@@ -50,7 +50,7 @@ _making_key = threading.Lock()
 """Every region of a run has the same keys, and asks for them at the same time."""
 
 
-def user_key(machine_folder: Path, kind: str = "ed25519") -> Path:
+def user_key(machine_folder: Path, kind: str) -> Path:
     """Where a private key of a run is, seen from the folder of one of its machines."""
     return machine_folder.parents[1] / FOLDER / f"id_{kind}"
 
