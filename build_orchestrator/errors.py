@@ -14,6 +14,7 @@
     |   +-- DeadlineExceeded         a stage's limit passed (provision's is a BuildFailure)
     |   +-- MachineLost
     |   +-- NoCapacity               nothing was started: there is no room for it
+    |   +-- Refused                  nothing was started, and nothing would be the next time
     |   +-- DestinationUnreachable
     +-- MachineLeaked            5   a machine may still be alive
     +-- Interrupted              128 + signal number
@@ -150,6 +151,10 @@ class NoCapacity(EnvironmentFailure):
         """``elsewhere``: the next attempt is made in another place, so this one costs none."""
         super().__init__(brief, details=details, resolution=resolution)
         self.elsewhere = elsewhere
+
+
+class Refused(EnvironmentFailure):
+    """The provider said no, and would say it again: it is not asked another time."""
 
 
 class DestinationUnreachable(EnvironmentFailure):

@@ -17,6 +17,7 @@ from build_orchestrator.errors import (
     MachineLeaked,
     NoCapacity,
     OrchestratorError,
+    Refused,
 )
 from build_orchestrator.model import (
     Artifact,
@@ -139,7 +140,8 @@ def try_until_done(run: Run, build: Build, record: Record, trying: Trying) -> tu
             tries += not (isinstance(error, NoCapacity) and error.elsewhere)
             # A machine that may be alive is nothing to start another one beside.
             # And whoever keeps a failed machine wants to look into this one.
-            if tries >= build.target.attempts or record.fate in _ALIVE:
+            last = tries >= build.target.attempts or isinstance(error, Refused)
+            if last or record.fate in _ALIVE:
                 raise
             record.tell(
                 events.AttemptFailed(

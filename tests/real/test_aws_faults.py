@@ -4,6 +4,7 @@ launched, and nothing left; or exit 5, the machine named, and nothing left after
 from __future__ import annotations
 
 import contextlib
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def test_spot_falls_back_to_on_demand(project: AwsProject) -> None:
 
 
 def test_a_quota_is_not_asked_again(project: AwsProject) -> None:
-    """No other place helps against it."""
-    project.write(launch={"zones": ZONES})
+    """No other place helps against it, and no other attempt."""
+    project.write(launch={"zones": ZONES}, attempts=2)
     asked = project.server.shown()["actions"].get("RunInstances", 0)
     project.server.fault("RunInstances", "VcpuLimitExceeded")
     ends(project, 3, launched=0)
@@ -272,17 +273,25 @@ def test_a_kept_machine_lives_until_somebody_names_it(project: AwsProject, tmp_p
 def test_the_timer_in_the_user_data_ends_a_machine_without_us(
     project: AwsProject, ec2: Any
 ) -> None:
-    """Nobody sweeps, and no orchestrator lives: the machine powers off at its limit, and that
-    terminates it. What cost nothing goes with the next sweep, though AWS has forgotten by then
-    whose machine it was, and lets nobody end it."""
-    project.write(script=WAITS, boot_s=9, transfer_s=2, provision_s=2, collect_s=2, destroy_s=2)
+    """Nobody sweeps, and one orchestrator is dead, another asleep as a closed laptop is: each
+    machine powers off at its limit, and that terminates it. Who wakes up blames the environment,
+    and leaves nothing. What cost nothing goes with the next sweep, though AWS has forgotten by
+    then whose machine it was, and lets nobody end it."""
+    project.write(script=WAITS, boot_s=9, transfer_s=2, provision_s=2, collect_s=2, destroy_s=4)
     arguments = ("up", TARGET, "--events", "-", "--aws-endpoint", project.server.endpoint)
-    with project.started(*arguments) as child:
-        until_event(child, '"waiting"')
-        child.kill()
-    (instance,) = project.server.alive()
-    until(lambda: not project.server.alive(), limit_s=30)
-    (machine,) = project.launched()
+    with project.started(*arguments) as asleep:
+        until_event(asleep, '"waiting"')
+        asleep.send_signal(signal.SIGSTOP)
+        (other,) = project.server.alive()
+        with project.started(*arguments) as killed:
+            until_event(killed, '"waiting"')
+        (instance,) = {*project.server.alive()} - {other}
+        until(lambda: not project.server.alive(), limit_s=40)
+        asleep.send_signal(signal.SIGCONT)
+        stdout, _ = asleep.communicate(timeout=60)
+    assert asleep.returncode == 3, stdout
+    assert '"rule":"machine-' in stdout, stdout
+    machine, _ = project.launched()
     ec2.delete_tags(Resources=[instance], Tags=[{"Key": key} for key in machine["tags"]])
     swept = project.build("sweep")
     assert swept.status == 0, swept.words

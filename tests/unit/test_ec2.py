@@ -26,7 +26,7 @@ from botocore.exceptions import (
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from build_orchestrator.deadline import NEVER, Deadline
-from build_orchestrator.errors import EnvironmentFailure, MachineLeaked
+from build_orchestrator.errors import EnvironmentFailure, MachineLeaked, Refused
 from build_orchestrator.machine.baker import PackerProvider
 from build_orchestrator.machine.contract import MachineRequest, ShowsHeartbeats
 from build_orchestrator.machine.ec2 import (
@@ -157,7 +157,10 @@ def test_each_error_means_one_thing_to_do(error: Exception, meaning: Meaning) ->
 
 def test_an_error_says_what_to_try() -> None:
     """And never shows what stands before an @ in an address."""
-    assert "quota" in explained(refused("VcpuLimitExceeded"), "launch").resolution
+    quota = explained(refused("VcpuLimitExceeded"), "launch")
+    assert "quota" in quota.resolution
+    assert isinstance(quota, Refused), "asking again changes nothing"
+    assert not isinstance(explained(refused("RequestLimitExceeded", 503), "launch"), Refused)
     assert "aws.md" in explained(refused("UnauthorizedOperation"), "launch").resolution
     error = EndpointConnectionError(endpoint_url="http://me:hidden@host")
     assert "hidden" not in str(explained(error, "launch"))

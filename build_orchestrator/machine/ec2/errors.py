@@ -6,7 +6,12 @@ import enum
 import re
 from typing import TYPE_CHECKING
 
-from build_orchestrator.errors import EnvironmentFailure, NoCapacity, OrchestratorError
+from build_orchestrator.errors import (
+    EnvironmentFailure,
+    NoCapacity,
+    OrchestratorError,
+    Refused,
+)
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -138,9 +143,8 @@ def explained(
     resolution = ADVICE.get(code, "")
     if not resolution and "Unauthorized" in code:
         resolution = "docs/how-to/aws.md lists the permissions that are needed."
-    return EnvironmentFailure(
-        f"{doing}: AWS refused with {code}", details=message, resolution=resolution
-    )
+    kind = Refused if meaning_of(error) is Meaning.REFUSED else EnvironmentFailure
+    return kind(f"{doing}: AWS refused with {code}", details=message, resolution=resolution)
 
 
 def _message(error: Exception) -> str:
