@@ -80,7 +80,7 @@ class Ec2:
     arm_ami: str
     """One that is made for another architecture."""
     old_ami: str
-    """One whose sshd is an old one."""
+    """One whose sshd is an old one, and whose first start knows nothing of tokens."""
     machine_ami: str
     """An image that QEMU boots; empty where none was given."""
     windows_ami: str
@@ -433,13 +433,16 @@ def instance_class(
                     self.end(by_itself if powered_off else "Server.InternalError")
 
         def _order(self) -> Order:
+            old = self.ec2_backend.amis[self.image_id].name.startswith("old")
+            # Its cloud-init asks without a token, and is told nothing where one is required.
+            told = not (old and self.metadata_options.http_tokens == "required")
             return Order(
                 folder=folder / self.id,
                 name=_tag(self, "Name"),
                 address=self.address,
                 port=PORT,
-                public_key=self._key(),
-                user_data=self.script,
+                public_key=self._key() if told else "",
+                user_data=self.script if told else "",
                 instance={
                     "instanceId": self.id,
                     "imageId": self.image_id,
@@ -451,7 +454,7 @@ def instance_class(
                 image=images.get(self.image_id),
                 prefix=prefixes.get(self.image_id),
                 password=self.password if self.key_name else "",
-                old=self.ec2_backend.amis[self.image_id].name.startswith("old"),
+                old=old,
             )
 
         def password_data(self) -> str:

@@ -90,6 +90,8 @@ def test_a_machine_is_launched_as_the_promises_say() -> None:
     assert asked == parameters(request(address="private", subnet_id="subnet-1", zones="a"))
     assert asked["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert asked["MetadataOptions"]["HttpTokens"] == "required"
+    old = dataclasses.replace(request(), distro=dataclasses.replace(request().distro, legacy=True))
+    assert parameters(old)["MetadataOptions"]["HttpTokens"] == "optional", "it knows no tokens"
     disk = asked["BlockDeviceMappings"][0]["Ebs"]
     assert disk == {
         "VolumeSize": 10,  # The image's own: a smaller one is refused.

@@ -209,7 +209,8 @@ def parameters(
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {
             "HttpEndpoint": "enabled",
-            "HttpTokens": "required",
+            # What was made before 2019 asks without one, and would be told neither key nor limit.
+            "HttpTokens": "optional" if request.distro.legacy else "required",
             "HttpPutResponseHopLimit": 1,
         },
         "BlockDeviceMappings": [
