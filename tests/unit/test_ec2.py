@@ -110,9 +110,17 @@ def test_a_machine_is_launched_as_the_promises_say() -> None:
     assert "IamInstanceProfile" not in asked
 
 
-def test_the_user_data_ends_the_machine_at_its_limit(tmp_path: Path) -> None:
+def of_packer() -> str:
+    """The user data of a machine that Packer launches with the same limit."""
+    path = Path(__file__).parents[2] / "packer/ubuntu_precise/packerfile.json"
+    builders = json.loads(path.read_text())["builders"]
+    (said,) = (each["user_data"] for each in builders if "user_data" in each)
+    return str(said).replace("{{user `limit_s`}}", "1")
+
+
+@pytest.mark.parametrize("script", [launch.user_data(0.2), of_packer()], ids=["ours", "packer"])
+def test_the_user_data_ends_the_machine_at_its_limit(script: str, tmp_path: Path) -> None:
     """Where there is no systemd, a shell waits; where there is, a timer does."""
-    script = launch.user_data(0.2)
     for name, text in {
         "systemd-run": "exit 1",
         "poweroff": f"echo off >>{tmp_path}/said",
