@@ -11,12 +11,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
@@ -37,6 +39,7 @@ from build_orchestrator.machine.ec2 import (
     provider,
     shared,
 )
+from build_orchestrator.machine.ec2.api import Api as Ec2Api
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S, Watch
@@ -174,6 +177,24 @@ def test_an_error_says_what_to_try() -> None:
     assert "aws.md" in explained(refused("UnauthorizedOperation"), "launch").resolution
     error = EndpointConnectionError(endpoint_url="http://me:hidden@host")
     assert "hidden" not in str(explained(error, "launch"))
+
+
+def test_times_are_by_the_clock_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first answer on, whatever was asked: a heartbeat by a clock that is late would be
+    taken for a dead orchestrator's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a")
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        headers: Any = HeadersDict({"Date": formatdate(time.time() + 240, usegmt=True)})
+        said = SimpleNamespace(stream=lambda: [b"<DescribeKeyPairsResponse/>"])
+        return AWSResponse(request.url, 200, headers, said)
+
+    api = Ec2Api("eu-west-1", "http://127.0.0.1:1")
+    api.ec2.meta.events.register("before-send", answer)
+    assert abs(api.now() - time.time()) < 1
+    api.ec2.describe_key_pairs()
+    assert 235 < api.now() - time.time() < 245
 
 
 def host_key(kind: str, *fields: bytes) -> str:

@@ -119,7 +119,7 @@ class Api:
         """A client, without its types: those of EC2 alone would take mypy a minute."""
         from botocore.config import Config
 
-        return self._session.client(
+        client = self._session.client(
             service,
             region_name=self.region,
             endpoint_url=self.endpoint or None,
@@ -130,6 +130,8 @@ class Api:
                 retries={"mode": "standard", "total_max_attempts": attempts},
             ),
         )
+        client.meta.events.register("after-call", self._hear_clock)
+        return client
 
     @property
     def ssm(self) -> Any:
@@ -144,12 +146,12 @@ class Api:
     # --- the clock ------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Seconds since the epoch by AWS's clock, as far as an answer has told it."""
+        """Seconds since the epoch by AWS's clock, as the last answer told it."""
         return time.time() + self._ahead_s
 
-    def _hear_clock(self, answer: Any) -> None:
+    def _hear_clock(self, http_response: Any, **_: Any) -> None:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            said = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            said = parsedate_to_datetime(http_response.headers["date"])
             self._ahead_s = said.timestamp() - time.time()
 
     # --- what there is --------------------------------------------------------------------------
@@ -170,7 +172,6 @@ class Api:
         for page in self.ec2.get_paginator("describe_instances").paginate(
             Filters=wanted, PaginationConfig={"PageSize": 500}
         ):
-            self._hear_clock(page)
             for reservation in page.get("Reservations", ()):
                 found += [seen(instance) for instance in reservation.get("Instances", ())]
         return found
