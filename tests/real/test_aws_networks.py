@@ -73,8 +73,8 @@ def test_a_silent_console_is_no_reason_to_trust_the_network_unasked(
 
 def test_an_old_machine_is_let_do_what_it_can(project: AwsProject) -> None:
     """Its sshd reads no key but RSA, and has no host key but that, and it asks AWS for them without
-    a token; so it is with whoever looks into it later. The shipped row of Ubuntu 12.04 says which
-    signatures it may use."""
+    a token; so it is with whoever looks into it later. The shipped row of Ubuntu 12.04 says what
+    ssh of today must allow it."""
     shipped = yaml.safe_load((ROOT / "targets.yaml").read_text())["distros"]["ubuntu_precise"]
     row = {name: shipped[name] for name in ("legacy", "ssh")}
     project.write(ami=project.server.old_ami, distro=row)

@@ -38,12 +38,13 @@ SHIMS = {
     "shutdown": "touch {folder}/{powered_off}; kill -TERM 1",
 }
 
-# Of what OpenSSH 5.3 knows, what ssh of today has not given up, and its one kind of signature.
+# Of what OpenSSH 5.3 knows, what ssh of today has not given up, and its one kind of host key. A
+# sshd of today tells ssh that it takes better signatures than SHA-1, so those of our key are such.
 OLD = """KexAlgorithms diffie-hellman-group-exchange-sha256
 Ciphers aes128-ctr
 MACs hmac-sha1
 HostKeyAlgorithms ssh-rsa
-PubkeyAcceptedKeyTypes ssh-rsa
+PubkeyAcceptedKeyTypes ssh-rsa,rsa-sha2-256,rsa-sha2-512
 """
 
 NETWORK = "169.254.169.0/24"
