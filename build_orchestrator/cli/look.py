@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 
 from build_orchestrator.cli.project import configuration_of, plan_of, plan_options, provider_maker
 from build_orchestrator.errors import UsageError
-from build_orchestrator.render.packerfile import path_of
+from build_orchestrator.render.packerfile import INSIDE, path_of
 
 if TYPE_CHECKING:
     from build_orchestrator.configuration import Configuration
@@ -215,16 +215,16 @@ def render(
 
 def _committed(ctx: click.Context, *, write: bool) -> None:
     """Write the committed files, or raise UsageError where one is not what would be written."""
+    from build_orchestrator.configuration.files import place_of
+
     configuration = configuration_of(ctx)
-    texts = _texts(configuration)
+    project, texts = configuration.project, _texts(configuration)
     strangers = [
-        path
-        for path in configuration.project.glob(path_of("*"))
-        if str(path.relative_to(configuration.project)) not in texts
+        path for path in project.glob(path_of("*")) if str(path.relative_to(project)) not in texts
     ]
     wrong = [str(path) for path in strangers]
     for name, text in texts.items():
-        path = configuration.project / name
+        path = project / name
         try:
             same = path.exists() and path.read_text() == text
             if write and not same:
@@ -240,12 +240,23 @@ def _committed(ctx: click.Context, *, write: bool) -> None:
         for path in strangers:
             path.unlink()
             click.echo(f"{path}: removed")
+        for name in _only_shipped(configuration, texts):
+            words = f"Packer without `build` looks for it here: copy {place_of(project, name)}"
+            click.echo(f"{project / name}: {words}", err=True)
     elif wrong:
         count = "is" if len(wrong) == 1 else "are"
         raise UsageError(
             f"{', '.join(wrong)} {count} not what targets.yaml makes of it",
             resolution="`build render --write` writes it again; then commit it.",
         )
+
+
+def _only_shipped(configuration: Configuration, texts: Mapping[str, str]) -> list[str]:
+    """What the packerfiles among the committed files name, and the project does not have."""
+    baked = {name for name in configuration.distros if path_of(name) in texts}
+    flavours = [each for each in configuration.flavours.values() if baked & {*each.distros}]
+    named = [INSIDE, *(each.script for each in flavours)] if flavours else []
+    return [each for each in dict.fromkeys(named) if not (configuration.project / each).exists()]
 
 
 def _texts(configuration: Configuration) -> dict[str, str]:
