@@ -22,6 +22,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.inputs import explain
 from build_orchestrator.locks import cache_home, locked, private_folder
+from build_orchestrator.machine.qemu import snapshot
 from build_orchestrator.model import Build, Flavour, Image, Input
 from build_orchestrator.plan import key_of
 from build_orchestrator.render.vagrantfile import MADE_HERE
@@ -258,7 +259,8 @@ def record(
 
 
 def remove(image: Baked, *, deadline: Deadline) -> None:
-    """Remove an image: its files, from Vagrant's collection, from AWS with its snapshots.
+    """Remove an image: its files with its saved first starts, from Vagrant's collection, from AWS
+    with its snapshots.
 
     Raises:
         EnvironmentFailure: it could not be removed; what is left of it is still in the index.
@@ -280,6 +282,8 @@ def remove(image: Baked, *, deadline: Deadline) -> None:
     cache.drop(KIND, image.entry)
     if image.folder.exists():
         raise EnvironmentFailure(f"{image.folder} could not be removed")
+    if image.file:
+        snapshot.forget(str(image.folder / image.file))
 
 
 def packages_of(text: str) -> dict[str, str]:

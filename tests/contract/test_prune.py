@@ -13,6 +13,7 @@ import yaml
 
 from build_orchestrator.image.baked import FACTS, Baked
 from build_orchestrator.image.lock import write_baked
+from build_orchestrator.machine.qemu import snapshot
 from build_orchestrator.model import Input
 from tests.contract.projects import Project
 
@@ -102,6 +103,21 @@ def test_a_disk_whose_checkout_is_gone_goes(project: Project) -> None:
             moved = dataclasses.replace(image, project=str(project.home / place))
             (image.folder / FACTS).write_bytes(msgspec.json.encode(moved))
         assert set(states(project, "--now")) == found
+
+
+def test_saved_first_starts_go_with_their_disk(project: Project) -> None:
+    """Of a quarter of a gigabyte each; without the disk below them they are worth nothing."""
+    image = baked(project, DISK, days=1)
+    image = dataclasses.replace(image, file="disk.qcow2")
+    (image.folder / FACTS).write_bytes(msgspec.json.encode(image))
+    (image.folder / image.file).touch()
+    shelf = project.home / "cache/build-orchestrator/snapshots"
+    for name, disk in (("of-it", image.folder / image.file), ("another", "/images/disk.qcow2")):
+        (shelf / name).mkdir(parents=True)
+        (shelf / name / snapshot.DISK).write_text(str(disk))
+    assert project.build("images", "prune").status == 0
+    assert not image.folder.exists()
+    assert [path.name for path in shelf.iterdir() if path.is_dir()] == ["another"]
 
 
 def test_what_killed_makers_have_left_goes_too(project: Project) -> None:

@@ -173,7 +173,11 @@ class QemuProvider:
                 "it is saved, and later starts take a few seconds"
             )
         saved = snapshot.snapshot_of(
-            key, boot.save_first_start, deadline=boot.deadline, cancel=boot.cancel
+            key,
+            boot.request.image.disk,
+            boot.save_first_start,
+            deadline=boot.deadline,
+            cancel=boot.cancel,
         )
         try:
             return boot.restore(saved)

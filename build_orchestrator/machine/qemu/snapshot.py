@@ -1,8 +1,9 @@
 """Warm starts: an image's first start, saved with its RAM before any build's identity enters.
 
 A snapshot is an entry of the cache: ``overlay.qcow2`` (what the first start wrote), ``state`` (RAM
-and devices), and the key pair of the user that restores it, whose private half (0600) never leaves
-the cache. The machine it was taken from is killed at once and never used for a build.
+and devices), ``image`` (the path of the disk below the overlay), and the key pair of the user that
+restores it, whose private half (0600) never leaves the cache. The machine it was taken from is
+killed at once and never used for a build.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 
 from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.locks import cache_home
 from build_orchestrator.machine.qemu.accelerator import qemu_id
 from build_orchestrator.machine.qemu.identity import USER_KEY
 from build_orchestrator.machine.qemu.launch import DEVICES, KERNEL_ARGUMENTS
 from build_orchestrator.model import Image, Size
 
 KIND = "snapshots"
+DISK = "image"
 HOST_PUBLIC = "host_ed25519.pub"
 
 
@@ -57,13 +60,22 @@ def key_of(image: Image, size: Size, accelerator: str) -> str:
 
 
 def snapshot_of(
-    key: str, first_start: Callable[[Path], None], *, deadline: Deadline, cancel: Cancel
+    key: str, disk: str, first_start: Callable[[Path], None], *, deadline: Deadline, cancel: Cancel
 ) -> Snapshot:
-    """Return the snapshot with this key; ``first_start(folder)`` makes it where it is missing."""
+    """Return the snapshot with this key; where it is missing, ``first_start(folder)`` makes it, of
+    this disk of an image."""
 
     def fill(folder: Path) -> None:
         folder.chmod(0o700)
         first_start(folder)
+        (folder / DISK).write_text(disk)
         (folder / "overlay.qcow2").chmod(0o400)  # The source of every later start: never written.
 
     return Snapshot(cache.entry(KIND, key, fill, deadline=deadline, cancel=cancel))
+
+
+def forget(disk: str) -> None:
+    """Remove every snapshot of a disk that is gone: no machine can start from one any more."""
+    for path in (cache_home() / KIND).glob(f"*/{DISK}"):
+        if path.read_text() == disk:
+            cache.drop(KIND, path.parent.name)
