@@ -187,6 +187,17 @@ def test_an_interrupted_bake_ends_its_own(project: BakeProject) -> None:
     assert project.leftovers() == []
 
 
+def test_a_bake_that_finds_no_end_is_ended(project: BakeProject) -> None:
+    project.declare_blank(image_s=8)
+    project.stand_in("hangs")
+    ended = project.build("bake", TARGET)
+    assert (ended.status, ended.row["outcome"]) == (3, "environment"), ended.stderr
+    assert ended.row["failure"]["brief"] == "image: no end within its limit of 8 s"
+    assert "hanging" in project.log()
+    assert project.baked() == []
+    assert project.leftovers() == []
+
+
 def test_up_says_why_it_starts_from_the_base_image(project: BakeProject) -> None:
     project.stand_in("made")
     required = project.build("up", TARGET, "--require-baked")

@@ -8,11 +8,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from build_orchestrator.agent.wagon import show
 from build_orchestrator.agent.wagon.archive import opened
 from build_orchestrator.agent.wagon.metadata import read
 from build_orchestrator.agent.wagon.validating import problems
+from tests.real.baking import BakeProject
 from tests.real.running import CHECKOUT, Project
 
 TARGET = "debian_bookworm_qemu"
@@ -63,14 +65,19 @@ RECIPES = {
 }
 
 
+def bring_all(project: Project) -> None:
+    """What this project's own recipes need."""
+    for name in ("provision", "examples", "build_orchestrator/agent"):
+        shutil.copytree(CHECKOUT / name, project.folder / name)
+    for name in ("targets.yaml", "packager.yaml"):
+        shutil.copy(CHECKOUT / name, project.folder)
+
+
 @pytest.mark.soak  # Each installs its tools first: minutes on an emulated machine.
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_recipe_is_built_when_it_is_asked_for(recipe: str, qemu_project: Project) -> None:
     """`build up debian_bookworm_qemu --recipe NAME`, as the docs have it."""
-    for name in ("provision", "examples", "build_orchestrator/agent"):
-        shutil.copytree(CHECKOUT / name, qemu_project.folder / name)
-    for name in ("targets.yaml", "packager.yaml"):
-        shutil.copy(CHECKOUT / name, qemu_project.folder)
+    bring_all(qemu_project)
     suffix, check = RECIPES[recipe]
 
     ended = qemu_project.build("up", TARGET, "--recipe", recipe)
@@ -80,3 +87,68 @@ def test_a_recipe_is_built_when_it_is_asked_for(recipe: str, qemu_project: Proje
     assert Path(artifact["path"]).name == f"debian_bookworm-{suffix}"
     check(Path(artifact["path"]))
     assert qemu_project.leftovers() == []
+
+
+# What an image for building Docker images is for: a daemon that answers, its client, and compose.
+USES_DOCKER = """\
+set -eu
+cd "$BUILD_INPUTS/examples/docker-image"
+n=0
+until docker info >/dev/null 2>&1; do
+    n=$((n + 1))
+    [ $n -lt 60 ] || { docker info; exit 9; }
+    sleep 2
+done
+echo '{version: "3", services: {hello: {build: ., image: "example:latest"}}}' >docker-compose.yml
+docker-compose build
+docker save --output "$BUILD_OUTPUT/image.tar" example:latest
+"""
+
+
+@pytest.mark.soak  # a whole bake of some hundred packages, and two builds
+@pytest.mark.timeout(3600)
+def test_an_image_for_docker_is_baked_and_used(bake_project: BakeProject) -> None:
+    """`build bake debian_bookworm_qemu --flavour docker`: the recipe `docker_image` installs
+    nothing there, and Docker's own clients find their daemon."""
+    bring_all(bake_project)
+    path = bake_project.folder / "targets.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["recipes"]["docker"] = {
+        "script": "docker.sh",
+        "flavour": "docker",
+        "inputs": ["examples/docker-image/"],
+        "outputs": [{"name": "image.tar"}],
+    }
+    path.write_text(yaml.safe_dump(content))
+    (bake_project.folder / "docker.sh").write_text(USES_DOCKER)
+
+    baked = bake_project.build("bake", TARGET, "--flavour", "docker")
+    assert baked.status == 0, baked.stdout[-3000:] + baked.stderr[-3000:]
+    (image,) = bake_project.baked()
+    assert image["flavour"] == "docker"
+    assert {"docker.io", "docker-compose", "buildah", "gcc"} <= image["packages"].keys()
+    for recipe, name in (
+        ("docker_image", "debian_bookworm-docker-image.tar"),
+        ("docker", "image.tar"),
+    ):
+        ended = bake_project.build("up", TARGET, "--recipe", recipe, "--require-baked")
+        assert ended.status == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+        assert ended.row["image"].startswith("baked docker of ")
+        assert "installing" not in bake_project.log()
+        (artifact,) = ended.row["artifacts"]
+        assert Path(artifact["path"]).name == name
+        if recipe == "docker_image":
+            check_image(Path(artifact["path"]))
+    assert bake_project.leftovers() == []
+
+    # Once it is stale, it goes with the first start that was saved of it.
+    shelves = [bake_project.cache / name for name in ("baked", "snapshots")]
+    assert [len(folders_in(each)) for each in shelves] == [1, 1]
+    with (bake_project.folder / "provision/prerequisites.sh").open("a") as script:
+        script.write("# another line\n")
+    assert "removed" in bake_project.build("images", "prune").stdout
+    assert [len(folders_in(each)) for each in shelves] == [0, 0]
+
+
+def folders_in(place: Path) -> list[Path]:
+    return [each for each in place.iterdir() if each.is_dir()]
