@@ -24,6 +24,7 @@ from build_orchestrator.configuration.words import (
     members_problem,
     option_problem,
     output_name_problem,
+    packer_problem,
     range_problem,
     same_destination,
     ssh_option_problem,
@@ -209,6 +210,8 @@ def _check_image(image: ImageRow, findings: Findings, place: Place) -> None:
     if (image.url or image.path) and not image.sha256:
         needing = "url" if image.url else "path"
         findings.add((*place, "sha256"), f"is missing; {needing} needs it")
+    for name in ("url", "path"):
+        _note(findings, (*place, name), packer_problem(getattr(image, name)))
     if image.bootstrap and (image.sha256 or image.kernel or image.initrd):
         findings.add(place, "a bootstrapped image has a kernel and checksum of its own")
     for name in ("kernel", "initrd"):

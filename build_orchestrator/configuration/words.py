@@ -163,6 +163,14 @@ def address_problem(address: str) -> str:
     return ""
 
 
+def packer_problem(address: str) -> str:
+    """What is wrong with where a disk is fetched from as a value of one of Packer's variables."""
+    if "{{" not in address:
+        return ""
+    way = "in an address they can be written %7B%7B" if "://" in address else "rename the file"
+    return f"holds {{{{, which Packer takes for its own words, however it is quoted; {way}"
+
+
 def value_problem(value: str) -> str:
     """What is wrong with giving the script a variable of this value."""
     if re.search("://[^/?#@\\s]*:[^/?#@\\s]*@", value):

@@ -2,7 +2,9 @@
 
 The committed file and the one that `build bake` runs are the same text: what depends on the host or
 on the day arrives as Packer's own variables. Whatever the template prints is JSON, quoted, and in
-what comes from targets.yaml Packer finds no words of its own.
+what comes from targets.yaml Packer finds no words of its own: the values of builders and
+provisioners are quoted for it, too. Those of variables cannot be, since Packer reads them twice and
+hands on what they were in between: `configuration` takes none with its braces.
 """
 
 from __future__ import annotations

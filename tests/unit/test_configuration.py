@@ -144,6 +144,7 @@ PASSWORD = (
     "holds a user or password, which everybody would be shown; take a server that asks for none, "
     "or fetch the file yourself and give its path"
 )
+PACKERS = "holds {{, which Packer takes for its own words, however it is quoted"
 
 # fmt: off
 MISTAKES = [
@@ -282,6 +283,14 @@ MISTAKES = [
      f"{{path: d, sha256: {SHA256}, kernel: 'http://me@x/k', kernel_sha256: {SHA256}}}",
      "7:113: distros.debian_bookworm.providers.qemu.image.kernel",
      PASSWORD),
+    ("{bootstrap: bookworm}",
+     "{url: 'https://x/{{d', sha256: " + SHA256 + "}",
+     "7:27: distros.debian_bookworm.providers.qemu.image.url",
+     f"{PACKERS}; in an address they can be written %7B%7B"),
+    ("{bootstrap: bookworm}",
+     "{path: 'a/{{d', sha256: " + SHA256 + "}",
+     "7:28: distros.debian_bookworm.providers.qemu.image.path",
+     f"{PACKERS}; rename the file"),
     ("    inputs:",
      "    environment: {SOURCE: 'git+https://me:hush@x/y'}\n    inputs:",
      "12:27: recipes.agent.environment.SOURCE",
