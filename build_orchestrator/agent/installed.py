@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Mapping
 
+from build_orchestrator.agent.addresses import noted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -82,9 +84,8 @@ def from_source(module: Module, there: Mapping[str, metadata.Distribution]) -> s
     """The normalised name of what a bare address or path has given; empty where nothing."""
     for name, item in there.items():
         note = item.read_text("direct_url.json")
-        origin = str(json.loads(note)["url"]) if note else ""
         here = module.source if "://" in module.source else Path(module.source).absolute().as_uri()
-        if origin and origin in here:
+        if note and noted(json.loads(note)["url"]) == noted(here):
             return name
     return ""
 

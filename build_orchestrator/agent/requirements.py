@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+from build_orchestrator.agent import addresses
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.modules import Module, is_path, place_of
 
@@ -27,9 +26,8 @@ def find(source: str, base: Path, work: Path) -> Path:
         return path
     path = work / "requirements.txt"
     try:
-        with urllib.request.urlopen(source, timeout=60) as answer:
-            path.write_bytes(answer.read())
-    except (OSError, ValueError, urllib.error.URLError) as error:
+        addresses.fetch(source, path)
+    except (OSError, ValueError) as error:
         raise PackagerError(
             Code.COULD_NOT_DOWNLOAD_FILE,
             f"requirements_file: {source}: could not be fetched",

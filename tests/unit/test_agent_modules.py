@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from build_orchestrator.agent.addresses import request
 from build_orchestrator.agent.config import Config
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installed import top_level, wanting
 from build_orchestrator.agent.modules import Module, asked_for, excluded, located
-from build_orchestrator.agent.requirements import listed
+from build_orchestrator.agent.requirements import find, listed
 
 
 def agent_of(**given: Any) -> str:
@@ -104,6 +107,46 @@ def test_a_requirements_file_is_read_as_installers_read_it(tmp_path: Path) -> No
     assert raised.value.details == "./b\n-e c"
 
 
+def test_a_requirements_file_is_fetched_with_its_login(tmp_path: Path) -> None:
+    """As installers do it; what is broken off, or no address at all, is words and a number."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            if self.path == "/nonsense":
+                self.wfile.write(b"nonsense\n\n")
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a==1\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    seen: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        file = find(f"http://me:p%40ss@{host}/x.txt", tmp_path, tmp_path)
+        with pytest.raises(PackagerError, match="could not be fetched") as raised:
+            find(f"http://{host}/nonsense", tmp_path, tmp_path)
+        server.shutdown()
+
+    assert file.read_text() == "a==1\n"
+    assert seen == ["Basic bWU6cEBzcw==", None]
+    assert raised.value.code == Code.COULD_NOT_DOWNLOAD_FILE
+    with pytest.raises(PackagerError, match=r"http://\[: could not be fetched"):
+        find("http://[", tmp_path, tmp_path)
+
+
+def test_a_login_reaches_its_host_only() -> None:
+    """As a header, and not after a redirection; urllib alone takes it for a part of the name."""
+    asked = request("https://me:p%40ss@host.example:8443/x.zip")
+
+    assert asked.full_url == "https://host.example:8443/x.zip"
+    assert asked.unredirected_hdrs == {"Authorization": "Basic bWU6cEBzcw=="}
+
+
 def test_what_an_orchestrator_brought_is_found_by_how_it_is_written(tmp_path: Path) -> None:
     """A path of the host is looked up in its list."""
     (tmp_path / "host-sources").mkdir()
@@ -145,6 +188,10 @@ def installed(tmp_path: Path, name: str, version: str, origin: str = "") -> meta
         ("", "other; python_version < '3'", []),
         ("", "other; python_version == '3.9'", ["other: not installed"]),
         ("", "https://host.example/named.zip", []),
+        ("", "https://me:hidden@HOST.example/named.zip#egg=x", []),
+        ("", "git+ssh://git@host.example/way.git@a/branch", []),
+        ("", "https://host.example/named.zip.zip",
+         ["https://host.example/named.zip.zip: nothing was installed from it"]),
         ("", "https://host.example/else.zip",
          ["https://host.example/else.zip: nothing was installed from it"]),
     ],
@@ -156,6 +203,7 @@ def test_validation_goes_by_metadata(
     there = {
         "cloudify-agent-packager": installed(tmp_path, "cloudify_agent_packager", "1.0"),
         "named": installed(tmp_path, "named", "1", "https://host.example/named.zip"),
+        "way": installed(tmp_path, "way", "1", "ssh://git@host.example/way.git"),
     }
     assert list(wanting([Module(name, source)], there, {"python_version": "3.9"})) == wrong
 

@@ -435,14 +435,6 @@ def test_what_package_json_tells_of_the_source_is_no_secret(tmp_path: Path) -> N
     assert "hidden" not in str(raised.value)
 
 
-def test_a_login_in_an_address_reaches_its_host_only() -> None:
-    """As a header, and not after a redirection; urllib alone takes it for a part of the name."""
-    request = archive._request("https://me:p%40ss@host.example:8443/x.zip")
-
-    assert request.full_url == "https://host.example:8443/x.zip"
-    assert request.unredirected_hdrs == {"Authorization": "Basic bWU6cEBzcw=="}
-
-
 # --- the command line -----------------------------------------------------------------------------
 
 

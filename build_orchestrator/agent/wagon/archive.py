@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import os
 import re
 import shutil
-import ssl
 import stat
 import tarfile
 import tempfile
 import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Iterator, NamedTuple
-from urllib.parse import unquote, urlsplit
 
+from build_orchestrator.agent import addresses
 from build_orchestrator.agent.archives import source_date_epoch, write_tar_gz, write_zip
 from build_orchestrator.agent.errors import without_passwords
 from build_orchestrator.agent.wagon.errors import Status, WagonError
 
 FORMATS = ("zip", "tar.gz")
 SCHEMES = ("file", "http", "https")
-TIMEOUT_S = 60
 
 
 class Opened(NamedTuple):
@@ -79,12 +74,8 @@ def fetched(address: str, folder: Path) -> Path:
         )
     file = folder / (PurePosixPath(address.partition("?")[0]).name or "download")
     try:
-        trusted = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
-        with urllib.request.urlopen(
-            _request(address), timeout=TIMEOUT_S, context=trusted
-        ) as answer, file.open("wb") as copy:
-            shutil.copyfileobj(answer, copy)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+        addresses.fetch(address, file)
+    except (OSError, ValueError) as error:
         refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
         raise WagonError(
             Status.USAGE if refused or scheme == "file" else Status.ENVIRONMENT,
@@ -93,17 +84,6 @@ def fetched(address: str, folder: Path) -> Path:
             resolution="Is the address right, and does it answer from this host?",
         ) from error
     return file
-
-
-def _request(address: str) -> urllib.request.Request:
-    """For an address without its user and password, which urllib would take for a host's name."""
-    parts = urlsplit(address)
-    user, _, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(parts._replace(netloc=host).geturl())
-    if user:
-        login = base64.b64encode(unquote(user).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {login}")
-    return request
 
 
 def format_of(file: Path) -> str:
