@@ -202,6 +202,11 @@ class Packager:
             raise PackagerError(
                 Code.VIRTUALENV_ALREADY_EXISTS, f"{self._env}: is there already", resolution=force
             )
+        house = self._options.sources.wheelhouse
+        if house and not house.is_dir():
+            raise PackagerError(
+                Code.COULD_NOT_INSTALL_MODULE, f"{house}: there is no such folder of wheels"
+            )
         source_date_epoch()
         try:
             self._archive.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from build_orchestrator import agent, packager
+from build_orchestrator.agent import names
 from build_orchestrator.agent.cli import parser, run
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installer import Installer, Sources
@@ -97,6 +98,7 @@ NUMBERS: list[tuple[Code, list[str], Callable[[Path], None]]] = [
     (Code.COULD_NOT_DOWNLOAD_FILE, [], with_(CORE + "requirements_file: http://127.0.0.1:9/r\n")),
     (Code.MISSING_CLOUDIFY_AGENT_CONFIG, [], with_("additional_modules: [x]\nrelease: r\n")),
     (Code.COULD_NOT_INSTALL_MODULE, ["--offline"], with_(CORE)),
+    (Code.COULD_NOT_INSTALL_MODULE, ["--wheelhouse", "none"], with_(CORE)),
     (Code.FAILED_TO_CREATE_TAR, ["-o", "out/folder"], with_file_in_the_way),
     (Code.TAR_ALREADY_EXISTS, [], with_tar),
     (Code.COULD_NOT_ACCESS_CONFIG_FILE, ["-c", "none.yaml"], with_(CORE)),
@@ -135,6 +137,29 @@ def test_each_failure_has_its_number(
     assert said.startswith("cfy-ap: ")
     assert "Traceback" not in said
     assert [path.name for path in folder.rglob("*.tar.gz") if path.stat().st_size] == []
+
+
+def test_a_machine_without_a_name_has_its_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Number 8, also of a dry run, unless the settings name it."""
+    monkeypatch.setattr(names.os_release, "__defaults__", ((),))
+    (folder / "config.yaml").write_text("core_modules: {cloudify_common: x}\nrelease: r\n")
+
+    assert run(["-d"]) == Code.COULD_NOT_IDENTIFY_DISTRIBUTION
+    assert "Give distribution and release" in capsys.readouterr().err
+    with_(CORE)(folder)
+    assert run(["-d"]) == 0
+
+
+def test_a_tar_may_be_said_to_lie_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`output_tar` is a path, from the current folder, and may be called in any way."""
+    for said, expected in (("a b/x.tgz", folder / "a b/x.tgz"), ("/x/y", Path("/x/y"))):
+        (folder / "config.yaml").write_text(f"{CORE}output_tar: {said}\n")
+        assert run(["-d"]) == 0
+        assert json.loads(capsys.readouterr().out)["output_tar"] == str(expected)
 
 
 def test_the_numbers_are_those_of_the_original() -> None:
@@ -230,6 +255,7 @@ def test_build_agent_has_the_exit_codes_of_build(
     assert build(["agent"]) == 4
     (folder / "packager.yaml").write_text(CORE)
     assert build(["agent", "--offline"]) == 1
+    assert build(["agent", "--wheelhouse", "none"]) == 2
     assert build(["agent", "--dryrun"]) == 0
 
 
