@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from build_orchestrator.agent.config import Mark
@@ -71,8 +72,10 @@ def _take(
     findings: Findings,
 ) -> None:
     """One ``key = value`` of a section."""
-    key, equals, value = (part.strip() for part in line.partition("="))
-    if not equals:
+    # Either sign, whichever is first, as configparser has it: an address holds both.
+    cut = re.match("([^=:]*)[=:](.*)", line)
+    key, value = (part.strip() for part in (cut.groups() if cut else (line, "")))
+    if not cut:
         findings.add(*mark, f"[{section}] {key}", "expected KEY = VALUE")
         return
     if section in NAMED:

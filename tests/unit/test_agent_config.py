@@ -82,6 +82,16 @@ def test_both_forms_have_every_key(tmp_path: Path) -> None:
     assert "cloudify_Fabric_plugin" in config.additional_plugins
 
 
+def test_an_ini_may_be_written_with_colons(tmp_path: Path) -> None:
+    """As configparser reads it: the first of either sign counts, since an address holds both."""
+    text = "[additional_plugins]\nx: https://h.example/?a=b\ny = https://h.example\n"
+
+    config = read(tmp_path, f"{text}[output]\nversion: 1\n", "config.ini")
+
+    assert config.additional_plugins == {"x": "https://h.example/?a=b", "y": "https://h.example"}
+    assert config.version == "1"
+
+
 def test_the_shipped_packager_yaml_is_valid() -> None:
     """And it asks for cloudify-common, exactly."""
     config = load(ROOT / "packager.yaml")
@@ -163,6 +173,14 @@ def test_everything_wrong_in_an_ini_is_named_at_once(tmp_path: Path) -> None:
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     """Nothing, a list, broken YAML and objects."""
     assert refused(tmp_path, text).code == Code.INVALID_YAML_FILE
+
+
+def test_broken_yaml_is_told_with_its_place(tmp_path: Path) -> None:
+    """In the file that was named, as every other mistake."""
+    error = refused(tmp_path, "release: x\n\tversion: y\n")
+
+    place = f"{tmp_path / 'packager.yaml'}:2:1"
+    assert error.details == f"{place}: found character '\\t' that cannot start any token"
 
 
 def test_a_file_that_is_not_there_has_a_number_of_its_own(tmp_path: Path) -> None:
