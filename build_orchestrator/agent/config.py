@@ -113,8 +113,12 @@ def read_yaml(text: str, findings: Findings) -> tuple[dict[str, Any], Marks]:
     try:
         root, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
+        problem, mark = getattr(error, "problem", error), getattr(error, "problem_mark", None)
+        place = f"{findings.file}:{mark.line + 1}:{mark.column + 1}" if mark else findings.file
         raise PackagerError(
-            Code.INVALID_YAML_FILE, f"{findings.file}: is no YAML", details=str(error)
+            Code.INVALID_YAML_FILE,
+            f"{findings.file}: is no YAML",
+            details=f"{place}: {problem}",
         ) from error
     if not isinstance(values, dict) or root is None:
         raise PackagerError(

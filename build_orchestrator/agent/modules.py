@@ -45,7 +45,8 @@ def asked_for(config: Config) -> list[tuple[str, str]]:
 
     Raises:
         PackagerError: no agent is asked for, neither as a whole nor by its modules; or by a word
-            that a package index would take for the name of something else.
+            that a package index would take for the name of something else; or something is asked
+            for that is neither a requirement, an address nor a path.
     """
     agent = config.cloudify_agent_module or config.cloudify_agent_version
     if re.match(r"\d[\w.+-]*$", agent) or not config.cloudify_agent_module:
@@ -68,11 +69,38 @@ def asked_for(config: Config) -> list[tuple[str, str]]:
         asked += [(name, source) for name, source in named.items() if source]
     asked += [("", source) for source in config.additional_modules]
     asked += [("cloudify_agent", agent)] if agent else []
-    return [
+    sources = [
         (name.replace("_", "-"), source)
         for name, source in asked
         if isinstance(source, str) and source != EXCLUDE
     ]
+    wrong = [
+        f"{source!r}: is no requirement, URL or path"
+        for _, source in sources
+        if not _can_be_installed(source)
+    ]
+    if wrong:
+        raise PackagerError(
+            Code.INVALID_YAML_FILE,
+            "what is asked for cannot be installed; nothing was built",
+            details="\n".join(wrong),
+            resolution="Options of pip are none: a file of requirements is a requirements_file.",
+        )
+    return sources
+
+
+def _can_be_installed(source: str) -> bool:
+    """Whether a source is one thing, and no option or further line for the installer."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    if source.startswith("-") or "\n" in source:
+        return False
+    if is_path(source) or "://" in source:
+        return True
+    try:
+        return bool(Requirement(source))
+    except InvalidRequirement:
+        return False
 
 
 def excluded(config: Config) -> Iterator[str]:

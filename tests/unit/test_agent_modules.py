@@ -61,6 +61,23 @@ def test_an_agent_is_not_looked_up_by_a_bare_word(word: str) -> None:
     assert agent_of(cloudify_agent_module="cloudify_agent") == "cloudify_agent"
 
 
+def test_what_cannot_be_installed_is_named_before_anything_is_done() -> None:
+    """No option of an installer, no further line, no slip of the pen; all at once."""
+    good = ("a", "a[x]>=1; python_version > '3'", "b @ https://h.example/b.zip", "./c", "c.whl",
+            "git+https://h.example/d.git@main", "https://me:hidden@h.example/e.zip")  # fmt: skip
+    bad = ("-r more.txt", "-e ./c", "--index-url=https://me:hidden@h.example", "", "a b", "a = 1",
+           "a\nb", "https://h.example/a\n-r more.txt")  # fmt: skip
+
+    with pytest.raises(PackagerError) as raised:
+        asked_for(Config(cloudify_agent_version="7", additional_modules=good + bad))
+
+    assert raised.value.code == Code.INVALID_YAML_FILE
+    said = [repr(each.replace("me:hidden", "***")) for each in bad]
+    assert raised.value.details.splitlines() == [
+        f"{each}: is no requirement, URL or path" for each in said
+    ]
+
+
 def test_what_is_false_or_excluded_is_not_asked_for() -> None:
     """It comes, if at all, as a dependency; names become those of distributions; agent is last."""
     config = Config(
