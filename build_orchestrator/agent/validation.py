@@ -75,17 +75,6 @@ def check_metadata(env: Path, asked: Sequence[Module], marks: Mapping[str, str])
         )
 
 
-def check_excluded(env: Path, excluded: Sequence[str]) -> None:
-    """Nothing that was excluded is there.
-
-    Raises:
-        PackagerError: something is.
-    """
-    there = sorted(set(excluded) & set(distributions(env)))
-    if there:
-        raise PackagerError(CODE, f"excluded, and there all the same: {', '.join(there)}")
-
-
 def smoke_run(env: Path, names: Sequence[str], work: Path) -> None:
     """Import every module asked for, and find the start of every console script, in a copy.
 
