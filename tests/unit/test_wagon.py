@@ -33,6 +33,7 @@ from build_orchestrator.agent.wagon.cli import COMMANDS, parser
 from build_orchestrator.agent.wagon.cli import run as alone
 from build_orchestrator.agent.wagon.errors import Status, WagonError
 from build_orchestrator.agent.wagon.metadata import Metadata
+from build_orchestrator.agent.wagon.repairing import repair
 from build_orchestrator.agent.wagon.validating import problems
 from build_orchestrator.cli import run
 from build_orchestrator.cli import wagon as ours
@@ -203,6 +204,15 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path) -> None:
         contents.show(str(tmp_path / "x.wgn"))
 
 
+@pytest.mark.parametrize("members", [("b/package.json", "a/x"), ("a/package.json", "x"), ("x",)])
+def test_a_wagon_is_one_folder(members: tuple[str, ...], tmp_path: Path) -> None:
+    """The original takes the first that an archive holds, whatever else there is."""
+    zip_with(*members)(tmp_path / "x.wgn")
+
+    with pytest.raises(WagonError, match=r"x\.wgn: is no wagon: it holds not just one folder"):
+        contents.show(str(tmp_path / "x.wgn"))
+
+
 # --- package.json ---------------------------------------------------------------------------------
 
 
@@ -331,7 +341,7 @@ def test_a_name_may_be_written_in_any_way(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_checksum, take_wheel_away, add_wheel, rename_package])
-def test_damage_is_seen_and_nothing_is_installed(
+def test_damage_is_seen_and_nothing_is_done_with_it(
     damage: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another wheel of the same name, one that lacks, one too many, one of another version."""
@@ -346,8 +356,10 @@ def test_damage_is_seen_and_nothing_is_installed(
     if damage in (break_checksum, take_wheel_away):
         archive.write(tmp_path / "bad.wgn", tree, "zip")
         monkeypatch.setattr(installing, "target_pip", lambda _: ("false",))
-        with pytest.raises(WagonError, match="nothing was installed"):
-            installing.install(str(tmp_path / "bad.wgn"))
+        # A repaired wagon would have the checksums of what has come to be in it.
+        for use in (installing.install, repair):
+            with pytest.raises(WagonError, match="is damaged; nothing was done with it"):
+                use(str(tmp_path / "bad.wgn"))
 
 
 def test_a_wagon_for_another_platform_is_refused(
@@ -473,6 +485,7 @@ def test_both_command_lines_take_the_same(
         (["show", "none.wgn"], ExitCode.USAGE, "none.wgn: there is no such file"),
         (["get-file", "thing.wgn", "-f", "x"], ExitCode.BUILD_FAILED, "does not exist"),
         (["install", "thing.wgn", "--venv", "x"], ExitCode.USAGE, "virtualenv x does not exist"),
+        (["show", "http://me:x@127.0.0.1:9/x.wgn"], ExitCode.ENVIRONMENT, "***@127.0.0.1:9/x.wgn"),
         (["show", "ftp://h/x.wgn"], ExitCode.USAGE, "ftp is not supported"),
         (["repair", "text"], ExitCode.BUILD_FAILED, "valid zip or tar.gz"),
         (["create"], ExitCode.USAGE, "Missing argument"),

@@ -51,10 +51,14 @@ def opened(source: str) -> Iterator[Opened]:
             _unpack(file, archive_format, into)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
             raise _no_archive(source, str(error)) from error
-        tops = sorted(path for path in into.iterdir() if path.is_dir())
-        if not tops:
-            raise _no_archive(source, "it holds no folder")
-        yield Opened(tops[0], archive_format)
+        tops = sorted(path.name for path in into.iterdir())
+        if len(tops) != 1 or not (into / tops[0]).is_dir():
+            raise WagonError(
+                Status.FAILED,
+                f"{without_passwords(source)}: is no wagon: it holds not just one folder",
+                details="\n".join(tops[:20]),
+            )
+        yield Opened(into / tops[0], archive_format)
 
 
 def fetched(address: str, folder: Path) -> Path:

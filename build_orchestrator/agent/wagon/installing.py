@@ -46,12 +46,7 @@ def install(
         described = metadata.read(folder)
         if not ignore_platform:
             check_platform(described)
-        wrong = changed(folder, described)
-        if wrong:
-            raise WagonError(
-                Status.FAILED, "this wagon is damaged; nothing was installed",
-                details="\n".join(wrong),
-            )  # fmt: skip
+        check_whole(folder, described)
         log.info("installing %s for %s", described.requirement, command[0])
         options = [word for file in requirement_files or () for word in ("-r", file)]
         options += ["--upgrade"] if upgrade else []
@@ -107,6 +102,20 @@ def changed(folder: Path, described: Metadata) -> list[str]:
         if file.is_file() and f"sha256:{wheels.sha256(file)}" != expected:
             wrong.append(f"{name} is not what the wagon was made with: its checksum differs")
     return wrong
+
+
+def check_whole(folder: Path, described: Metadata) -> None:
+    """See that a wagon's wheels and files are those that it was made with.
+
+    Raises:
+        WagonError: with everything that is not.
+    """
+    wrong = changed(folder, described)
+    if wrong:
+        raise WagonError(
+            Status.FAILED, "this wagon is damaged; nothing was done with it",
+            details="\n".join(wrong),
+        )  # fmt: skip
 
 
 def run(

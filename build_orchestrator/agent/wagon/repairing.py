@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from build_orchestrator.agent import children
-from build_orchestrator.agent.wagon import metadata, wheels
+from build_orchestrator.agent.wagon import installing, metadata, wheels
 from build_orchestrator.agent.wagon.archive import opened
 from build_orchestrator.agent.wagon.creating import finish, put
 from build_orchestrator.agent.wagon.errors import Status, WagonError
@@ -36,7 +36,8 @@ def repair(
         force: replace a wagon that is there.
 
     Raises:
-        PackagerError: auditwheel is not here, or could not repair a wheel.
+        PackagerError: auditwheel is not here or could not repair a wheel, or the wagon is damaged:
+            a new one would say that it was made so.
     """
     auditwheel = children.find("auditwheel")
     if auditwheel is None:
@@ -50,6 +51,7 @@ def repair(
         archive_format,
     ):
         described = metadata.read(tree)
+        installing.check_whole(tree, described)
         if not _repair_wheels(auditwheel, tree / metadata.WHEELS):
             log.info("no wheel of it is bound to one distribution: there is nothing to repair")
             return None
