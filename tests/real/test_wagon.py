@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from build_orchestrator import packager
+from build_orchestrator.agent.wagon import create, install, show
 from tests.conftest import require
 from tests.wheels import make_source, make_wheel
 
@@ -155,6 +156,27 @@ def test_the_packagers_one_file_packs_an_address_for_several_pythons(
         wagon("show", address.replace("master.zip", "none.wgn"), cwd=tmp_path)
 
 
+def test_a_name_and_an_archive_are_sources_too(tmp_path: Path, environment: Path) -> None:
+    """A version of an index, and a wheel that lies here; by the Python calls."""
+    wheels = [make_wheel(tmp_path / "wheels", "my-plugin", version) for version in ("1.9", "2.0")]
+    here = functools.partial(
+        create,
+        wheel_args=f"--no-index --find-links={tmp_path / 'wheels'}",
+        archive_destination_dir=tmp_path,
+    )
+
+    made = [here("my-plugin==1.9", python_versions=["3"]),
+            here(str(wheels[1]), archive_format="tar.gz")]  # fmt: skip
+
+    assert [show(str(path))["package_source"] for path in made] == [
+        "my-plugin==1.9", "my_plugin-2.0-py3-none-any.whl",
+    ]  # fmt: skip
+    assert made[0].name == "my_plugin-1.9-py3-none-any.wgn"
+    install(str(made[0]), venv=environment)
+    install(str(made[1]), venv=environment, upgrade=True)
+    assert imported(environment, "my_plugin") == "2.0"
+
+
 def test_a_failed_pip_is_told_in_its_words(tmp_path: Path) -> None:
     """What pip could not find, and what to try; nothing is written."""
     source = make_source(tmp_path / "my-plugin", needs=("no-such-thing",))
@@ -191,15 +213,18 @@ def test_a_repaired_wagon_carries_its_libraries(tmp_path: Path, environment: Pat
         f" library_dirs=[{str(library.parent)!r}])\n"
         "setup(name='native', version='0.1', ext_modules=[module])\n"
     )
-    made = Path(wagon("create", source, OFFLINE.format(tmp_path), cwd=tmp_path))
-    assert made.name.endswith("-none-linux_x86_64.wgn")
+    (tmp_path / "plugin.yaml").write_text("plugins: {}\n")
+    more = ("--build-tag", "7", "--add-file", "plugin.yaml", OFFLINE.format(tmp_path))
+    made = Path(wagon("create", source, *more, cwd=tmp_path))
+    assert re.fullmatch(r"native-0\.1-7-py\d+-none-linux_x86_64\.wgn", made.name)
 
     path = wagon(
         *("repair", made, "-o", "repaired"), cwd=tmp_path, LD_LIBRARY_PATH=str(library.parent)
     )
 
     repaired = Path(path)
-    assert re.search(r"-none-manylinux[\w]*_x86_64\.wgn$", repaired.name), repaired.name
+    assert re.fullmatch(r"native-0\.1-7-py\d+-none-manylinux\w*_x86_64\.wgn", repaired.name)
+    assert wagon("list-files", repaired, cwd=tmp_path) == "plugin.yaml"
     library.unlink()
     assert wagon("validate", repaired, cwd=tmp_path) == "Validation Passed!"
     wagon("install", repaired, cwd=tmp_path, VIRTUAL_ENV=str(environment))
