@@ -21,13 +21,17 @@ NOTES = ("direct_url", "uv_build", "uv_cache")  # of installers, about where and
 LEAVINGS = (".lock", ".gitignore", "CACHEDIR.TAG", "bin/*.bat", "bin/*.ps1")
 
 FIRST_LINES = b"""#!/bin/sh
-'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python'%s "$0" "$@"
+%s'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python'%s "$0" "$@"
 ' '''
 """
 """A beginning that finds the interpreter beside the script; to Python it is a string."""
 
-SHELL_FORM = re.compile(rb"#!/bin/sh\n'''exec' [^\n]*\n' '''\n")
-"""What installers write where the path of the interpreter is long, or has a space in it."""
+SHELL_FORM = re.compile(rb"#!/bin/sh\n(?:#[^\n]*\n)?'''exec' [^\n]*\n' '''\n")
+"""What installers write where the path of the interpreter is long, or has a space in it. Where a
+coding is declared uv writes that path in octal numbers: who looks for it would not find it."""
+
+CODING = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+"""How a script says which coding it is in; to Python it counts in the first two lines only."""
 
 CHUNK = 1 << 20
 
@@ -76,10 +80,13 @@ def _relocate(script: Path, env: Path) -> None:
     here = str(env).encode()
     short = re.match(rb"#!" + re.escape(here) + rb"/bin/python[\d.]*( [^\n]*)?\n", content)
     long = SHELL_FORM.match(content)
-    if short:
-        content = FIRST_LINES % (short.group(1) or b"") + content[short.end() :]
-    elif long:
-        content = FIRST_LINES % b"" + content[long.end() :]
+    begun = short or long
+    if begun:
+        rest = content[begun.end() :]
+        said = CODING.match(rest)
+        coding = b"# coding: %s\n" % said.group(1) if said else b""
+        options = short.group(1) if short else None
+        content = FIRST_LINES % (coding, options or b"") + rest
     script.write_bytes(content)
     if here in content:
         script.unlink()  # such as activate

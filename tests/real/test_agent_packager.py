@@ -56,13 +56,13 @@ def make_wheel(
     script: str = "",
 ) -> Path:
     """A pure wheel, as an index would have it."""
-    info = f"{name}-{version}.dist-info"
+    notes = f"{name}-{version}.dist-info"
     about = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
     about += f"Requires-Dist: {needs}\n" if needs else ""
     kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {**files, f"{info}/METADATA": about.encode(), f"{info}/WHEEL": kind.encode()}
+    files = {**files, f"{notes}/METADATA": about.encode(), f"{notes}/WHEEL": kind.encode()}
     if script:
-        files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{script}\n".encode()
+        files[f"{notes}/entry_points.txt"] = f"[console_scripts]\n{script}\n".encode()
     record = ""
     for path, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
@@ -70,12 +70,16 @@ def make_wheel(
     folder.mkdir(parents=True, exist_ok=True)
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for path, content in {**files, f"{info}/RECORD": record.encode()}.items():
-            archive.writestr(zipfile.ZipInfo(path), content)
+        for path, content in {**files, f"{notes}/RECORD": record.encode()}.items():
+            info = zipfile.ZipInfo(path)
+            info.external_attr = 0o100755 << 16
+            archive.writestr(info, content)
     return wheel
 
 
 COMMON = {"cloudify/__init__.py": b"def main():\n    import sys\n    print('ctx in', sys.prefix)\n"}
+OLD = b"#!python\n# -*- coding: latin-1 -*-\nimport sys\nprint(sys.prefix, len('\xe4'))\n"
+"""A script as setup.py installs it."""
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +96,8 @@ def inputs(tmp_path: Path) -> Path:
     house = tmp_path / "inputs/wheels"
     make_wheel(house, "cloudify_common", "7.0.5", COMMON, "own-library", "ctx = cloudify:main")
     make_wheel(house, "cloudify_common", "7.1.0rc1", COMMON)
-    make_wheel(house, "own_library", "2", {"own_library.py": b"", "cloudify_x.py": b""},
-               "cloudify-diamond-plugin")  # fmt: skip
+    files = {"own_library.py": b"", "cloudify_x.py": b"", "own_library-2.data/scripts/old": OLD}
+    make_wheel(house, "own_library", "2", files, "cloudify-diamond-plugin")
     make_wheel(house, "cloudify_diamond_plugin", "1", {"diamond_plugin.py": b""})
     source = tmp_path / "inputs/own-plugin"
     source.mkdir()
@@ -173,16 +177,22 @@ def test_an_agent_is_built_twice_and_moved(builder: Packager, tmp_path: Path) ->
         [agent / "env/bin/ctx"], capture_output=True, text=True, check=True, env={}
     )
     assert said.stdout == f"ctx in {agent / 'env'}\n"
+    said = subprocess.run([agent / "env/bin/old"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"{agent / 'env'} 1\n"
 
 
 def test_the_machines_own_interpreter_will_do(builder: Packager, tmp_path: Path) -> None:
     """`interpreter: system` gives a small tar that needs the machine's python3."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ntouch "$0.used"\nexec {PYTHON} "$@"\n')
+    python.chmod(0o755)
     with (builder.inputs / "packager.yaml").open("a") as settings:
-        settings.write("interpreter: system\nkeep_virtualenv: true\n")
+        settings.write(f"interpreter: system\nkeep_virtualenv: true\npython_path: {python}\n")
 
     done = builder.run()
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "python.used").exists()
     assert (builder.folder / "work/cloudify/env/bin/ctx").exists(), "kept, as was asked"
     with tarfile.open(builder.folder / "out" / NAME) as tar:
         tar.extractall(tmp_path / "agent", filter="tar")

@@ -17,6 +17,7 @@ from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.relocation import make_movable
 
 TIME = 1704067200
+SCRIPTS = ("thing", "longer", "coded", "coded-too")
 SITE = "lib/python3.11/site-packages"
 
 
@@ -33,8 +34,16 @@ def env(tmp_path: Path) -> Path:
     (env / "bin/thing").write_text(f"#!{env}/bin/python3 -E -s\n{script}")
     long = f"#!/bin/sh\n'''exec' \"{env}/bin/python\" \"$0\" \"$@\"\n' '''\n"
     (env / "bin/longer").write_text(long + script)
+    # As uv begins a script that declares its coding, where the path is long or has a space in it.
+    octal = "".join(f"'\\'{ord(letter):04o} " for letter in f"{env}/bin/python")
+    coded = (
+        f"#!/bin/sh\n# coding: latin-1\n'''exec' \"$(printf %b {octal})\" \"$0\" \"$@\"\n' '''\n"
+    )
+    own = f"# -*- coding: latin-1 -*-\n{script}assert len('\xe4') == 1\n"
+    (env / "bin/coded").write_bytes(f"{coded}{own}".encode("latin-1"))
+    (env / "bin/coded-too").write_bytes(f"#!{env}/bin/python\n{own}".encode("latin-1"))
     (env / "bin/activate").write_text(f"VIRTUAL_ENV={env}\n")
-    for name in ("thing", "longer"):
+    for name in SCRIPTS:
         (env / "bin" / name).chmod(0o700)
     (env / "CACHEDIR.TAG").touch()
     (env / SITE / "thing/__init__.py").write_text("x = 1\n")
@@ -52,8 +61,9 @@ def test_nothing_of_the_build_is_left(env: Path) -> None:
     make_movable(env)
 
     files = sorted(path.relative_to(env).as_posix() for path in env.rglob("*") if not path.is_dir())
-    assert files == ["bin/longer", "bin/python", "bin/thing", f"{SITE}/thing-1.dist-info/RECORD",
-                     f"{SITE}/thing/__init__.py", "pyvenv.cfg"]  # fmt: skip
+    assert files == ["bin/coded", "bin/coded-too", "bin/longer", "bin/python", "bin/thing",
+                     f"{SITE}/thing-1.dist-info/RECORD", f"{SITE}/thing/__init__.py",
+                     "pyvenv.cfg"]  # fmt: skip
     assert (env / "pyvenv.cfg").read_text() == "home = /usr/bin\n"
     lines = (env / SITE / "thing-1.dist-info/RECORD").read_text().splitlines()
     assert lines == sorted(lines)
@@ -63,7 +73,7 @@ def test_nothing_of_the_build_is_left(env: Path) -> None:
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize("name", ["thing", "longer"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_finds_its_interpreter_anywhere(env: Path, tmp_path: Path, name: str) -> None:
     """After a move, also to a folder with a space, and called through a link."""
     make_movable(env)
@@ -73,6 +83,13 @@ def test_a_script_finds_its_interpreter_anywhere(env: Path, tmp_path: Path, name
     for script in (moved / "bin" / name, tmp_path / "link"):
         said = subprocess.run([script, "a b"], capture_output=True, text=True, check=True)
         assert said.stdout == "a b\n"
+
+
+def test_a_script_does_not_tell_how_it_was_begun(env: Path) -> None:
+    """Where the folder of the build has a space in its path, installers begin scripts otherwise."""
+    make_movable(env)
+
+    assert (env / "bin/coded").read_bytes() == (env / "bin/coded-too").read_bytes()
 
 
 def test_the_consumer_finds_nothing_to_fix(env: Path) -> None:
