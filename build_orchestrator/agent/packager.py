@@ -163,7 +163,10 @@ class Packager:
         if not self._options.no_validate:
             log.info("running it from a copy at another path")
             there = distributions(self._env)
-            validation.smoke_run(self._env, [n for n in names if n in there], self._work)
+            names = [name for name in names if name in there]
+            bundled = self._config.interpreter == "bundled"
+            stdlib = (about.stdlib, about.stdlib_inside) if bundled else None
+            validation.smoke_run(self._env, names, self._work, stdlib)
         phase_log.info("pack")
         self._pack(lock)
 

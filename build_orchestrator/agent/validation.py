@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Mapping, Sequence
 from build_orchestrator.agent import children
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installed import distributions, names_of, top_level, wanting
+from build_orchestrator.agent.interpreter import LEFT_OUT
 
 if TYPE_CHECKING:
     from build_orchestrator.agent.installer import Installer
@@ -75,11 +76,15 @@ def check_metadata(env: Path, asked: Sequence[Module], marks: Mapping[str, str])
         )
 
 
-def smoke_run(env: Path, names: Sequence[str], work: Path) -> None:
+def smoke_run(
+    env: Path, names: Sequence[str], work: Path, stdlib: tuple[Path, str] | None = None
+) -> None:
     """Import every module asked for, and find the start of every console script, in a copy.
 
     Args:
         names: distributions, by normalised name.
+        stdlib: the standard library that was copied into the environment, and its place there:
+            its byte code is lent to the copy, since all else would wait for its compilation.
 
     Raises:
         PackagerError: with everything that did not work.
@@ -88,6 +93,8 @@ def smoke_run(env: Path, names: Sequence[str], work: Path) -> None:
     asked = {name: top_level(there[name]) for name in sorted(names)}
     copy = work / ELSEWHERE
     shutil.copytree(env, copy, symlinks=True, copy_function=_linked)
+    if stdlib:
+        lend_byte_code(stdlib[0], copy / stdlib[1])
     try:
         said = children.run(
             [str(copy / "bin/python"), "-I", "-B", "-c", SMOKE, json.dumps(asked)],
@@ -109,6 +116,14 @@ def smoke_run(env: Path, names: Sequence[str], work: Path) -> None:
         raise PackagerError(
             CODE, "the agent does not work in another place", details="\n".join(wrong)
         )
+
+
+def lend_byte_code(source: Path, stdlib: Path) -> None:
+    """Python itself looks whether it belongs to the file beside it."""
+    for cache in source.rglob("__pycache__"):
+        place = cache.relative_to(source)
+        if (stdlib / place.parent).is_dir() and not LEFT_OUT & set(place.parts):
+            shutil.copytree(cache, stdlib / place, copy_function=_linked)
 
 
 def _linked(source: str, place: str) -> None:
