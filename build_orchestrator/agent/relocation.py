@@ -72,7 +72,7 @@ def make_movable(env: Path) -> None:
 
 
 def _relocate(script: Path, env: Path) -> None:
-    """Make a script find its interpreter beside itself; drop one that cannot be moved."""
+    """Make a script find its interpreter beside itself; drop what makes a shell look there."""
     with script.open("rb") as file:
         if file.read(2) != b"#!" and script.name.startswith("python"):
             return  # the interpreter
@@ -88,8 +88,8 @@ def _relocate(script: Path, env: Path) -> None:
         options = short.group(1) if short else None
         content = FIRST_LINES % (coding, options or b"") + rest
     script.write_bytes(content)
-    if here in content:
-        script.unlink()  # such as activate
+    if here in content and script.name.startswith("activate"):
+        script.unlink()  # for a shell that would have to be where it was made
 
 
 def rewrite_record(record: Path) -> None:

@@ -103,13 +103,15 @@ def test_the_consumer_finds_nothing_to_fix(env: Path) -> None:
     assert not [line for line in first if line.startswith(b"#!") and b"bin/python" in line]
 
 
-@pytest.mark.parametrize("place", [f"{SITE}/thing/compiled.so", f"{SITE}/editable.pth", "link"])
+@pytest.mark.parametrize(
+    "place", [f"{SITE}/thing/compiled.so", f"{SITE}/editable.pth", "link", "bin/own"]
+)
 def test_what_keeps_the_path_of_the_build_is_no_agent(env: Path, place: str) -> None:
-    """Compiled files, .pth files and links, each named."""
+    """Compiled files, .pth files, links and scripts, each named."""
     if place == "link":
         (env / place).symlink_to(env.parent / "src")
     else:
-        (env / place).write_bytes(b"x" * ((1 << 20) - 9) + str(env.parent / "src").encode() + b"\0")
+        (env / place).write_bytes(b"x" * ((1 << 20) - 9) + str(env / "src").encode() + b"\0")
 
     with pytest.raises(PackagerError, match="could not be moved") as raised:
         make_movable(env)
