@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-THERE = click.Path(path_type=Path, file_okay=False, exists=True)
 
 WRONG = {2, 4, 8, 9, 11, 12, 13}
 """Numbers of ``cfy-ap`` for what the user asked for and cannot have."""
@@ -37,7 +36,7 @@ UNREADY = {1}
 @click.option("-v", "--verbose", is_flag=True, help="Name each module, too")
 @click.option("-o", "--output", type=FOLDER, metavar="DIR",
               help="Where the tar and its lock go  [default: the current folder]")  # fmt: skip
-@click.option("--wheelhouse", type=THERE, metavar="DIR", help="Install from the files in DIR, too")
+@click.option("--wheelhouse", type=FOLDER, metavar="DIR", help="Install from the files in DIR, too")
 @click.option("--offline", is_flag=True, help="Install from the wheelhouse only, without network")
 @click.option("--locked", type=FILE, metavar="FILE", help="Install exactly what this lock names")
 @click.version_option(package_name="build-orchestrator", message="build agent %(version)s")
@@ -68,6 +67,11 @@ def agent(
     from build_orchestrator.agent.errors import PackagerError
     from build_orchestrator.agent.packager import create
 
+    if wheelhouse and not wheelhouse.is_dir():
+        raise UsageError(
+            f"--wheelhouse: there is no folder {wheelhouse}",
+            resolution="`pip download --dest DIR` fills one.",
+        )
     show_log(verbose=verbose)
     try:
         create(
