@@ -99,6 +99,7 @@ until docker info >/dev/null 2>&1; do
     [ $n -lt 60 ] || { docker info; exit 9; }
     sleep 2
 done
+docker load --input "$BUILD_INPUTS/made.tar" | grep example:latest
 echo '{version: "3", services: {hello: {build: ., image: "example:latest"}}}' >docker-compose.yml
 docker-compose build
 docker save --output "$BUILD_OUTPUT/image.tar" example:latest
@@ -109,18 +110,20 @@ docker save --output "$BUILD_OUTPUT/image.tar" example:latest
 @pytest.mark.timeout(3600)
 def test_an_image_for_docker_is_baked_and_used(bake_project: BakeProject) -> None:
     """`build bake debian_bookworm_qemu --flavour docker`: the recipe `docker_image` installs
-    nothing there, and Docker's own clients find their daemon."""
+    nothing there, and Docker's own clients find their daemon, which loads what it has made."""
     bring_all(bake_project)
     path = bake_project.folder / "targets.yaml"
     content = yaml.safe_load(path.read_text())
     content["recipes"]["docker"] = {
         "script": "docker.sh",
         "flavour": "docker",
-        "inputs": ["examples/docker-image/"],
+        "inputs": ["examples/docker-image/", "made.tar"],
         "outputs": [{"name": "image.tar"}],
     }
     path.write_text(yaml.safe_dump(content))
     (bake_project.folder / "docker.sh").write_text(USES_DOCKER)
+    made = bake_project.folder / "made.tar"
+    made.touch()
 
     baked = bake_project.build("bake", TARGET, "--flavour", "docker")
     assert baked.status == 0, baked.stdout[-3000:] + baked.stderr[-3000:]
@@ -139,6 +142,7 @@ def test_an_image_for_docker_is_baked_and_used(bake_project: BakeProject) -> Non
         assert Path(artifact["path"]).name == name
         if recipe == "docker_image":
             check_image(Path(artifact["path"]))
+            shutil.copy(artifact["path"], made)
     assert bake_project.leftovers() == []
 
     # Once it is stale, it goes with the first start that was saved of it.
