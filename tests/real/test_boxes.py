@@ -161,10 +161,9 @@ def test_vagrant_accepts_every_target_in_order(tmp_path: Path) -> None:
 
     assert checked.stderr == ""
     assert list(customer.states()) == targets_of_vagrant(tmp_path)
-    assert "autostart" in customer.vagrant("up")
+    assert "No machines to bring up" in customer.vagrant("up")
     refused = customer.vagrant("up", "debian_bookworm_aws", status=1)
     assert "debian_bookworm_aws needs the plugin vagrant-aws: vagrant plugin install" in refused
-    assert set(customer.states().values()) == {"not_created"}
 
 
 def targets_of_vagrant(home: Path) -> list[str]:

@@ -97,7 +97,7 @@ def test_machines_of_aws_are_refused_to_who_lacks_its_plugin(project: Path) -> N
     )
     text = rendered(project)
 
-    assert text.count("refuse.call(m, 'debian_bookworm_aws') unless aws\n") == 1
+    assert text.count("next refuse.call(m, 'debian_bookworm_aws') unless aws\n") == 1
     assert text.count("refuse.call(") == text.count("provider 'aws'") == 1
     assert "provider.ami = ENV.fetch(\"AWS_AMI\", 'ami-12345678')" in text
     assert "provider.instance_type = 't3.small'" in text
