@@ -169,7 +169,7 @@ def test_a_machine_has_its_name_from_its_first_moment(
         until(lambda: (name in shown(home)) == (moment == "clonevm"), 5)
         assert list(project.state.glob("runs/*/machines/*/.vagrant/machines/*/*/id")) == []
         if moment != "clonevm":  # Then VirtualBox answers nobody.
-            spared = project.build("sweep", **another)
+            spared = project.build("sweep", cwd=home, **another)
             assert f"{name}  (its orchestrator is alive)" in spared.stdout
         child.kill()
         pull_the_plug(name)
