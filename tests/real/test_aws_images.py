@@ -70,14 +70,15 @@ def test_a_parameter_is_looked_up_and_locked(project: AwsProject) -> None:
 def test_an_image_that_cannot_start_is_told_before_a_launch(
     project: AwsProject, image: dict[str, str] | None, launch: dict[str, list[str]], words: str
 ) -> None:
-    """By `lock`, and by `up`; nothing is launched, and nothing wrong is locked."""
-    project.write(image=image or {"ami": project.server.arm_ami}, launch=launch)
+    """By `lock`, and by `up`, once; nothing is launched, and nothing wrong is locked."""
+    project.write(image=image or {"ami": project.server.arm_ami}, launch=launch, attempts=2)
     told = project.at_standin("lock")
     assert (told.status, words in told.stderr) == (3, True), told.words
     assert not (project.folder / LOCK).exists()
     done = project.up()
     assert done.status == 3, done.words
     assert words in str(project.row()["failure"])
+    assert "another machine follows" not in done.words
     assert project.launched() == []
 
 

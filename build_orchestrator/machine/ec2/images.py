@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure
+from build_orchestrator.errors import Refused
 from build_orchestrator.machine.ec2.api import Api, api_of, asking, persist
 from build_orchestrator.machine.ec2.errors import code_of
 from build_orchestrator.machine.ec2.launch import ARCHITECTURES, kinds_of
@@ -43,8 +43,9 @@ def look_up(
         where: ``region`` and ``endpoint``; and ``instance_types``, which must be able to start it.
 
     Raises:
-        EnvironmentFailure: there is none, or it is made for another architecture than the distro's
-            or than that of a type of machine.
+        Refused: there is none, or it is made for another architecture than the distro's or than
+            that of a type of machine.
+        EnvironmentFailure: AWS does not say.
     """
     api = api_of(where["region"], where.get("endpoint", ""))
     wanted = source.ami or source.ami_parameter or f"{source.ami_owner}/{source.ami_name}"
@@ -55,7 +56,7 @@ def look_up(
     )
     if not image:
         is_locked = source.ami and (source.ami_name or source.ami_parameter)
-        raise EnvironmentFailure(
+        raise Refused(
             f"image {wanted}: {api.region} has none",
             resolution="It was withdrawn, or made private: `build lock` takes the newest."
             if is_locked
@@ -63,7 +64,7 @@ def look_up(
         )
     made_for = image.get("Architecture", ARCHITECTURES[arch])
     if made_for != ARCHITECTURES[arch]:
-        raise EnvironmentFailure(
+        raise Refused(
             f"image {wanted} is made for {made_for}, and the distro for {arch}",
             resolution="Correct image or arch in targets.yaml.",
         )
@@ -75,7 +76,7 @@ def look_up(
     )
     for kind, has in known.items():
         if made_for not in has:
-            raise EnvironmentFailure(
+            raise Refused(
                 f"image {wanted} is made for {made_for}, and {kind} is a machine of "
                 f"{' or '.join(has)}",
                 resolution="Correct launch.instance_types in targets.yaml.",
