@@ -140,6 +140,8 @@ class FakeProvider:
             cancel.sleep(min(boot_s, deadline.remaining_s))
             deadline.check()
             misbehave(request.options, "boot", deadline, cancel)
+            while child.poll() is None and not processes.environment(child.pid):
+                cancel.sleep(0.001)  # What is only just being started carries no name yet.
             with request.console.open("a") as console:
                 console.write(f"{name}: booted\n")
             return FakeMachine(identity, request.options, child)
