@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import tarfile
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from time import gmtime
 from typing import TYPE_CHECKING
 
+from build_orchestrator.agent.compression import GzipWriter
 from build_orchestrator.agent.errors import Code, PackagerError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def write_tar_gz(archive: Path, tree: Path, prefix: str, mtime: int) -> None:
     Raises:
         PackagerError: the file could not be written, or an entry could not be read.
     """
-    with _part(archive) as part, part.open("wb") as raw, gzip.GzipFile(
-        "", "wb", LEVEL, raw, 0
+    with _part(archive) as part, part.open("wb") as raw, GzipWriter(
+        raw, LEVEL
     ) as zipped, tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, name in _entries(tree, prefix):
             _add(tar, path, name, mtime)

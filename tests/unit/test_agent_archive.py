@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 
 from build_orchestrator.agent.archives import write_tar_gz, write_zip
+from build_orchestrator.agent.compression import BLOCK, GzipWriter
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.relocation import make_movable
 
@@ -142,6 +146,26 @@ def test_the_same_tree_gives_the_same_bytes(env: Path, tmp_path: Path) -> None:
     (env / "pyvenv.cfg").write_text("home = /usr\n")
     write_tar_gz(tmp_path / "one.tar.gz", env, "cloudify/env", TIME)
     assert (tmp_path / "one.tar.gz").read_bytes() != (tmp_path / "two.tar.gz").read_bytes()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, BLOCK, BLOCK + 1, 12 * BLOCK + 5])
+def test_how_many_processors_compress_is_not_in_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    """It is one member, as every gzip reads it, and smaller for what a block knows of the last."""
+    content = random.Random(1).randbytes(BLOCK // 100).hex().encode() * 700
+    made = []
+    for processors in (1, 3):
+        monkeypatch.setattr(os, "cpu_count", lambda count=processors: count)
+        with (tmp_path / f"{processors}.gz").open("wb") as file, GzipWriter(file, 4) as writer:
+            for start in range(0, size_bytes, 70_000):
+                writer.write(content[start : min(start + 70_000, size_bytes)])
+        made.append((tmp_path / f"{processors}.gz").read_bytes())
+
+    assert made[0] == made[1]
+    assert gzip.decompress(made[0]) == content[:size_bytes]
+    subprocess.run(["gzip", "--test", tmp_path / "1.gz"], check=True)
+    assert len(made[0]) < len(zlib.compress(content[:size_bytes], 4)) * 1.01 + 20
 
 
 def test_a_zip_has_the_same_promise(tmp_path: Path) -> None:
