@@ -91,15 +91,18 @@ class Installer:
         """Of every child: the user's, without debug information (it holds paths), and quiet."""
         env = {**os.environ, **self._index_settings()}
         env["CFLAGS"] = f"{env.get('CFLAGS', '')} -g0".strip()
-        env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PYTHONDONTWRITEBYTECODE="1")
+        env.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
         env.update(UV_NO_CONFIG="1", UV_NO_PROGRESS="1", UV_PYTHON_DOWNLOADS="never")
         env.setdefault("UV_HTTP_TIMEOUT", "120")
         for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"):
             env.pop(name, None)
         if self.sources.offline:
             env.update(UV_OFFLINE="1", PIP_NO_INDEX="1")
-        if not self.uv:
-            env["PYTHONPATH"] = str(self._pip_folder())
+        if self.uv:
+            # What builds a source archive is started several times; compiling itself is half of it.
+            env.pop("PYTHONDONTWRITEBYTECODE", None)
+        else:
+            env.update(PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(self._pip_folder()))
         return env
 
     def _index_settings(self) -> Mapping[str, str]:

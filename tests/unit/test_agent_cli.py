@@ -196,6 +196,15 @@ def test_what_a_child_said_is_told_without_its_passwords(folder: Path) -> None:
     assert "hidden" not in str(raised.value)
 
 
+def test_what_builds_for_uv_compiles_itself_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the user has set: on an emulated machine that is a third of the time."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+    assert "PYTHONDONTWRITEBYTECODE" not in Installer(Path("python"), folder, uv="uv").environment()
+
+
 def test_no_path_is_a_shells_business(folder: Path) -> None:
     """Spaces and worse in a path are a part of it."""
     place = folder / "a b; touch harmed $(touch harmed)"
