@@ -13,6 +13,7 @@ from build_orchestrator.errors import (
     HostNotReady,
     Interrupted,
     OrchestratorError,
+    Refused,
 )
 from build_orchestrator.image import baked, describe, resolve
 from build_orchestrator.image.bake_inputs import bake_inputs
@@ -76,7 +77,7 @@ def _base_of(run: Run, first: Build) -> Image | OrchestratorError:
     for attempt in range(1, attempts + 1):
         try:
             return _resolve(run, first, attempt)
-        except (HostNotReady, Interrupted) as error:
+        except (HostNotReady, Interrupted, Refused) as error:
             return error
         except OrchestratorError as error:
             if attempt == attempts:
