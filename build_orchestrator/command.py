@@ -7,6 +7,7 @@ wait has a deadline and wakes up when the run is cancelled; output arrives as it
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import shlex
@@ -133,7 +134,7 @@ def spawn(
     """Start a child in a process group of its own. The caller owns it.
 
     Raises:
-        HostNotReady: there is no such program.
+        HostNotReady: there is no such program, or none that this host can start.
     """
     try:
         return subprocess.Popen(
@@ -152,6 +153,13 @@ def spawn(
         raise HostNotReady(
             f"{argv[0]}: no such program on this host",
             resolution="`build doctor` says which package has it.",
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        raise HostNotReady(
+            f"{argv[0]}: no program that this host can start",
+            resolution="Is it whole, and made for this host's processor?",
         ) from error
 
 

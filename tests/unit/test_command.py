@@ -65,6 +65,15 @@ def test_a_program_that_is_not_there_is_named() -> None:
         run(["no-such-program-here"], deadline=soon())
 
 
+def test_a_program_that_this_host_cannot_start_is_named(tmp_path: Path) -> None:
+    """One for another processor, or half of one."""
+    other = tmp_path / "other"
+    other.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(64))
+    other.chmod(0o755)
+    with pytest.raises(HostNotReady, match="other: no program that this host can start"):
+        run([str(other)], deadline=soon())
+
+
 def test_check_says_what_was_run_and_its_last_words() -> None:
     """The error of a failed child holds the command, the status and what it said."""
     with pytest.raises(EnvironmentFailure) as caught:
