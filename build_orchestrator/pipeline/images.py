@@ -104,6 +104,11 @@ def _start_of(run: Run, build: Build, base: Image) -> Image:
         EnvironmentFailure: only a baked one will do, and there is none.
     """
     wanted = run.settings.start_from
+    if build.flavour is None and wanted is StartFrom.BAKED_ONLY:
+        raise EnvironmentFailure(
+            f"no baked image will do: recipe {build.recipe.name} has no flavour for {build.name}",
+            resolution="Build it without --require-baked, or see flavours in targets.yaml.",
+        )
     if build.flavour is None or wanted is StartFrom.BASE:
         return base
     inputs = bake_inputs(build, Path(run.plan.project), base)

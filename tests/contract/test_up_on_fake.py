@@ -131,6 +131,16 @@ def test_the_number_of_tries_can_be_one(project: Project) -> None:
     project.assert_nothing_left()
 
 
+def test_where_a_baked_image_is_required_nothing_starts_from_another(project: Project) -> None:
+    """Also where none can be baked: this recipe names no flavour."""
+    done = project.up("--require-baked")
+    assert done.status == 3, done.words
+    row = project.row()
+    assert (row["outcome"], row["machine"]) == ("environment", "none")
+    assert "has no flavour for debian_bookworm_fake" in row["failure"]["brief"]
+    assert project.entries() == []
+
+
 @real
 def test_a_machine_that_dies_under_the_script_is_the_environment(project: Project) -> None:
     """The evidence decides: the script did not end by itself."""
