@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build_orchestrator.configuration.files import text_of
-from build_orchestrator.inputs import digest_of
 from build_orchestrator.machine.qemu.launch import KERNEL_ARGUMENTS
 from build_orchestrator.model import Build, Flavour, Image, Input, Target
 from build_orchestrator.render.packerfile import (
@@ -42,7 +41,8 @@ def bake_inputs(build: Build, project: Path, base: Image | None) -> tuple[Input,
     pairs = [
         ("bake version", RECIPE),
         ("base image", _made_of(base) if base else UNKNOWN),
-        (f"script {flavour.script}", digest_of(project, flavour.script)),
+        # Its text alone: Packer is given that, and inside.sh runs it by sh.
+        (f"script {flavour.script}", _digest(text_of(project, flavour.script))),
         ("packages", " ".join(flavour.packages)),
         ("distro", _canonical(dataclasses.asdict(target.distro))),
         (f"script {INSIDE}", _digest(text_of(project, INSIDE))),

@@ -446,7 +446,13 @@ def test_exactly_the_images_that_depend_on_an_input_are_stale(
         assert any(reason in line for line in changes), changes
 
 
+def may_be_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    del monkeypatch
+    (project.folder / "install.sh").chmod(0o755)
+
+
 UNRELATED = {
+    "whether the flavour's script may be run": may_be_run,
     "the recipe's script": edit("make.sh", "exit 0", "# a comment\nexit 0"),
     "a comment in the template": edit(TEMPLATE, "Packer's own words", "The words of Packer"),
     "a comment in targets.yaml": edit("targets.yaml", "schema: 1", "schema: 1 # of ours"),
