@@ -209,11 +209,13 @@ def test_a_kill_and_an_interrupt_while_they_boot(project: LibvirtProject) -> Non
 def test_a_kill_and_an_interrupt_while_scripts_run(project: LibvirtProject) -> None:
     """Two orchestrators: what the killed one leaves is swept, what the other has is spared. Nothing
     that should be unique is shared by their two machines of one box."""
-    project.write("cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; echo running; sleep 900")
+    project.write(
+        "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; echo the script runs; sleep 900"
+    )
     killed = project.start("up", ONE)
     interrupted = project.start("up", TWO)
-    project.wait_until("running", ONE, killed)
-    project.wait_until("running", TWO, interrupted)
+    project.wait_until("the script runs", ONE, killed)
+    project.wait_until("the script runs", TWO, interrupted)
     for unique in (r" ([0-9a-f]{32})$", r"ssh-ed25519 (\S{68})"):
         both = [re.findall(unique, project.log_of(each), re.MULTILINE) for each in (ONE, TWO)]
         assert all(both), project.log_of(ONE)
