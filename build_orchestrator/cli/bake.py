@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from build_orchestrator.cli.cloud import endpoint_option, take_old_name
+from build_orchestrator.cli.cloud import check_budget, endpoint_option, take_old_name
 from build_orchestrator.cli.project import check_images, plan_of
 from build_orchestrator.cli.streams import say
 from build_orchestrator.cli.up import Invocation, check_files, secrets_of
@@ -81,6 +81,7 @@ def bake(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> i
     if options["dry_run"]:
         show_freshness(plan)
         return 0
+    check_budget(plan)
     doctor.require(plan, baking=True)
     settings = Settings(force=options["force"])
     return Invocation(plan, secrets, settings, BAKING, options).go()

@@ -12,7 +12,7 @@ INSTANCE_TYPE = "[a-z0-9-]+[.][a-z0-9-]+"
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRow:
-    """What machines of `aws` may cost in one run; `build up` refuses what would be over it."""
+    """What machines of `aws` may cost in one run; no build and no bake over it is started."""
 
     max_hourly_usd: float | None = entry(
         "USD an hour for all machines that live at once, as `build plan` estimates it.",

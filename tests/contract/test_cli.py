@@ -77,6 +77,26 @@ def test_a_disk_that_is_not_there_is_told_before_anything_starts(project: Projec
     assert project.up().status == 0
 
 
+def test_nothing_over_the_budget_is_started(project: Project) -> None:
+    """Neither a build nor a bake: both launch machines that cost money. Who only looks may."""
+    path = project.folder / "targets.yaml"
+    content = yaml.safe_load(path.read_text())
+    image, launch = {"ami": "ami-12345678"}, {"region": "eu-west-1"}
+    content["distros"]["debian_bookworm"]["providers"]["aws"] = {"image": image, "launch": launch}
+    content["budget"] = {"max_hourly_usd": 0.01}
+    content["flavours"] = {"plain": {"script": "make.sh"}}
+    content["recipes"]["agent"]["flavour"] = "plain"
+    path.write_text(yaml.safe_dump(content))
+    name = "debian_bookworm_aws"
+    for command in ("up", "bake"):
+        done = project.build(command, name)
+        assert done.status == 2, done.words
+        assert "over the budget; nothing was started" in done.stderr
+    assert not (project.folder / "runs").exists()
+    looked = project.build("up", name, "--dry-run")
+    assert looked.status == 0, looked.words
+
+
 def test_committed_files_that_are_not_what_would_be_written_are_told(project: Project) -> None:
     """Exit 2 names each of them, and what writes them again; nothing is changed by looking."""
     file = project.folder / "vagrant/Vagrantfile"
