@@ -84,13 +84,17 @@ def locked(plan: Plan) -> Plan:
     return dataclasses.replace(plan, builds=builds)
 
 
-def priced(plan: Plan, budget: Budget) -> Plan:
-    """The plan with what its machines of aws would cost; as it is where it has none."""
+def priced(plan: Plan, budget: Budget, *, kept_s: float = 0.0) -> Plan:
+    """The plan with what its machines of aws would cost; as it is where it has none.
+
+    Args:
+        kept_s: for so long a machine may be kept after its build.
+    """
     if not any(build.target.provider == "aws" for build in plan.builds):
         return plan
     from build_orchestrator.machine.ec2 import prices
 
-    return prices.priced(plan, budget, prices.shipped())
+    return prices.priced(plan, budget, prices.shipped(), kept_s=kept_s)
 
 
 def check_budget(plan: Plan) -> None:
@@ -98,8 +102,9 @@ def check_budget(plan: Plan) -> None:
     if plan.estimate is not None and plan.estimate.over_budget:
         raise UsageError(
             f"over the budget; nothing was started: {plan.estimate.over_budget}",
-            resolution="Give fewer --jobs or smaller launch.instance_types, or raise the budget "
-            "in targets.yaml.\nA price that is not known stands there as budget.hourly_usd.",
+            resolution="Give fewer --jobs or smaller launch.instance_types, keep no machine, or "
+            "raise the budget in targets.yaml.\n"
+            "A price that is not known stands there as budget.hourly_usd.",
         )
 
 

@@ -97,7 +97,8 @@ def plan_of(ctx: click.Context, selectors: tuple[str, ...], options: Mapping[str
     )
     with_images = flavoured(made, configuration, options.get("flavour") or "")
     made = locked(placed(with_images, options["aws_endpoint"] or ""))
-    return priced(made, configuration.budget)
+    kept_s = options["keep_for"] if options.get("keep", "never") != "never" else 0.0
+    return priced(made, configuration.budget, kept_s=kept_s)
 
 
 def check_images(plan: Plan) -> None:

@@ -93,8 +93,10 @@ def test_nothing_over_the_budget_is_started(project: Project) -> None:
         assert done.status == 2, done.words
         assert "over the budget; nothing was started" in done.stderr
     assert not (project.folder / "runs").exists()
-    looked = project.build("up", name, "--dry-run")
+    looked = project.build("up", name, "--dry-run", "--keep", "always", "--keep-for", "100h")
     assert looked.status == 0, looked.words
+    (most,) = re.findall(r"(\S+) USD if every build", looked.stdout)
+    assert float(most) > 4, "the time for which it may be kept is paid for"
 
 
 def test_committed_files_that_are_not_what_would_be_written_are_told(project: Project) -> None:

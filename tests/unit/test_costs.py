@@ -84,6 +84,17 @@ def test_the_dearest_machines_that_live_at_once_are_counted(tmp_path: Path) -> N
     assert one.hourly_usd == pytest.approx(0.2)
 
 
+def test_machines_that_may_be_kept_live_all_at_once(tmp_path: Path) -> None:
+    """However few are built in at a time; the time for which they are kept is paid for, too."""
+    plan, kept_s = plan_of(tmp_path, "*_aws", jobs=1), 3600
+    told = priced(plan, Budget(max_machines=1), PRICES, kept_s=kept_s).estimate
+    assert plan.estimate is not None
+    assert told is not None
+    assert told.hourly_usd == pytest.approx(0.1 + 0.2)
+    assert told.over_budget.startswith("2 machines of aws at once")
+    assert told.most_usd - plan.estimate.most_usd == pytest.approx(0.1 + 0.2)
+
+
 def test_windows_costs_more_for_each_processor(tmp_path: Path) -> None:
     """By the size of the type; a price of the project's own holds whatever runs there."""
     plan = plan_of(tmp_path, "debian_bookworm_aws")

@@ -43,19 +43,23 @@ def shipped() -> Prices:
     return Prices(**{each.name: content[each.name] for each in dataclasses.fields(Prices)})
 
 
-def priced(plan: Plan, budget: Budget, prices: Prices) -> Plan:
+def priced(plan: Plan, budget: Budget, prices: Prices, *, kept_s: float = 0.0) -> Plan:
     """The plan with the price of each build of aws, and with its estimate.
 
     Every such build knows its region.
+
+    Args:
+        kept_s: for so long a machine may be kept after its build: then they all live at once,
+            however few are built in at a time.
     """
     builds = tuple(_priced(build, budget, prices) for build in plan.builds)
     paid = [build for build in builds if build.target.provider == "aws"]
     dearest = sorted((_dearest(build) for build in paid), reverse=True)
-    machines = min(plan.jobs, len(paid))
+    machines = len(paid) if kept_s else min(plan.jobs, len(paid))
     estimate = Estimate(
         machines=machines,
         hourly_usd=round(sum(dearest[:machines]), 4),
-        most_usd=round(sum(_most(build) for build in paid), 4),
+        most_usd=round(sum(_most(build, kept_s) for build in paid), 4),
         unknown=tuple(dict.fromkeys(name for build in paid for name in _unknown(build))),
         prices_of=prices.date,
         prices_from=prices.source,
@@ -94,9 +98,9 @@ def _dearest(build: Build) -> float:
     return max(build.hourly_usd.values(), default=0.0)
 
 
-def _most(build: Build) -> float:
+def _most(build: Build, kept_s: float) -> float:
     target = build.target
-    return _dearest(build) * target.attempts * target.deadlines.limit_s / 3600
+    return _dearest(build) * (target.attempts * target.deadlines.limit_s + kept_s) / 3600
 
 
 def _unknown(build: Build) -> list[str]:
