@@ -117,6 +117,27 @@ def test_doctor_asks_and_changes_nothing(project: AwsProject) -> None:
     assert '"ec2:CreateAction"' in refused.stdout
 
 
+@pytest.mark.parametrize("others", [{}, {"debian_bookworm": NAMED}])
+def test_an_old_image_that_was_withdrawn_is_nothing_that_doctor_misses(
+    project: AwsProject, others: dict[str, dict[str, str]]
+) -> None:
+    """Such rows are best effort; what AWS is asked about a launch is asked of another one's image,
+    where there is one in the region."""
+    images = {"ubuntu_precise": {"ami": "ami-036eaa74"}, **others}
+    project.write(names=tuple(images))
+    path = project.folder / "targets.yaml"
+    content = yaml.safe_load(path.read_text())
+    for name, image in images.items():
+        content["distros"][name]["legacy"] = name == "ubuntu_precise"
+        content["distros"][name]["providers"]["aws"]["image"] = image
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    done = project.at_standin("doctor", "--provider", "aws")
+    assert done.status == 0, done.words
+    assert ("ok       image of ubuntu_precise_aws" in done.stdout) == (not others)
+    asked = "allowed" if others else "not asked: no image to ask with"
+    assert f"ec2:RunInstances in eu-west-1: {asked}" in done.stdout
+
+
 def test_the_policy_allows_all_that_a_run_does(project: AwsProject) -> None:
     """Every request of builds, of locking and of a sweep is one of its actions."""
     before = project.server.shown()["actions"]

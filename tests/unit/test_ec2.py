@@ -547,7 +547,8 @@ def test_whoever_needs_no_password_is_not_asked_for_one(
     api, ami = MagicMock(), ImageSource(ami="ami-1")
     monkeypatch.setattr(permissions, "api_of", lambda *_: api)
     monkeypatch.setattr(permissions, "_launch", lambda *_: lambda: None)
-    target = SimpleNamespace(communicator=communicator, image=ami, name="w")
+    distro = Distro(name="w", distribution="windows", release="2022", windows=True)
+    target = SimpleNamespace(communicator=communicator, distro=distro, image=ami, name="w")
     asked = {each.action for each in permissions.examine("eu-west-1", "", [target])}  # type: ignore[list-item]
     assert (permissions.PASSWORD in asked) == (communicator == "winrm")
     assert {permissions.LAUNCH, *permissions.OURS} < asked

@@ -97,7 +97,8 @@ def examine(region: str, endpoint: str, targets: Sequence[Target]) -> Iterator[P
     """Whether this account may do what builds need in a region, one action at a time.
 
     Args:
-        targets: those of the project that are launched there; the first one's machine is asked for.
+        targets: those of the project that are launched there; the first one's machine is asked for,
+            and that of an old release, whose image may have been withdrawn, only where no other is.
 
     Raises:
         OrchestratorError: AWS does not answer, or does not know these credentials.
@@ -108,12 +109,13 @@ def examine(region: str, endpoint: str, targets: Sequence[Target]) -> Iterator[P
     yield Permission(action="account", allowed=True, finding=me)
     questions = _questions(api.ec2)
     if targets:
+        first = min(targets, key=lambda each: each.distro.legacy)
         try:
-            questions[LAUNCH] = _launch(api, targets[0])
+            questions[LAUNCH] = _launch(api, first)
         except OrchestratorError as error:
             yield Permission(
-                action=f"image of {targets[0].name}",
-                allowed=False,
+                action=f"image of {first.name}",
+                allowed=first.distro.legacy,
                 finding=error.brief,
                 remedy=error.resolution,
             )
