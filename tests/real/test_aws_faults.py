@@ -136,6 +136,14 @@ def test_a_launch_that_is_never_answered_is_found_by_its_name(project: AwsProjec
     ends(project, 3, launched=1)
 
 
+def test_what_a_lost_answer_made_ends_before_another_place_is_tried(project: AwsProject) -> None:
+    """AWS still worked on the first request when the same one found no capacity."""
+    project.write(launch={"zones": ZONES})
+    project.server.fault("RunInstances", after=True)
+    project.server.fault("RunInstances", CAPACITY, status=500)
+    ends(project, 0, launched=2)
+
+
 def test_a_machine_that_is_not_known_everywhere_yet_is_waited_for(project: AwsProject) -> None:
     """AWS may not show for a while what it has just made, and may not know it when asked to end."""
     project.server.fault("DescribeInstances", blank=True, times=3)

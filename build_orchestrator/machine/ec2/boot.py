@@ -134,8 +134,9 @@ class Boot:
                 meaning = meaning_of(error)
                 if meaning is Meaning.NO_ANSWER:
                     self._unanswered, self._intended_at = True, time.time()
-                elif meaning is Meaning.NO_CAPACITY:  # With a machine there, this is not said.
-                    self._unanswered = False
+                elif meaning is Meaning.NO_CAPACITY:  # With a machine there, this is not said:
+                    # of an earlier request that AWS still works on, it may be.
+                    self._unanswered = self._unanswered and self._may_be_there()
                 raise
             self._unanswered = False
             return str(answer["Instances"][0]["InstanceId"])
@@ -152,6 +153,15 @@ class Boot:
         self.identified(machine.identity)
         self.watch.follow(machine.identity.name, instance_id, machine.died)
         return machine
+
+    def _may_be_there(self) -> bool:
+        """Whether AWS shows a machine of this name, or does not answer."""
+        identity = self.request.identity
+        try:
+            found = self.api.machines(run=identity.run_uuid)
+        except Exception:  # noqa: BLE001 - whoever abandons it asks for longer
+            return True
+        return any(seen.name == identity.name for seen in found)
 
     def _identity(self, instance_id: str) -> Identity:
         place = place_of(self.request)
