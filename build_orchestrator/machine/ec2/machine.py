@@ -37,6 +37,8 @@ Connection = Ssh | Winrm
 SHOWN_S = 300.0
 """For so long AWS may not show yet what it has made."""
 LOOK_S = 2.0
+KEPT_S = 60.0
+"""For so long AWS is asked to write down that a machine is kept: sweeps of other hosts go by it."""
 LEARNS_S = 5.0
 LEARN_PAUSE_S = 0.5
 
@@ -181,9 +183,14 @@ class Ec2Machine:
         self.connection.close()
         if self.watch is not None:
             self.watch.forget(self.identity.name, self.instance_id)
-            tags = {KEPT_UNTIL: str(int(self._limit_at))}
+            tags = tag_list({KEPT_UNTIL: str(int(self._limit_at))})
             with contextlib.suppress(Exception):  # This host's own journal says so, too.
-                self.api.ec2.create_tags(Resources=[self.instance_id], Tags=tag_list(tags))
+                persist(
+                    lambda: self.api.ec2.create_tags(Resources=[self.instance_id], Tags=tags),
+                    "say that it is kept",
+                    deadline=Deadline("keep", KEPT_S),
+                    cancel=NEVER,
+                )
             self._kept()
 
     # --- its end --------------------------------------------------------------------------------
