@@ -53,6 +53,7 @@ def run(
     said = child.stdout.decode(errors="replace")
     if child.returncode != 0:
         command = " ".join(argv)
-        words = f"status {child.returncode} from: {command}\n{said.strip()[-ENDING:]}"
+        last = without_passwords(said).strip()[-ENDING:]  # in this order: a cut may go through one
+        words = f"status {child.returncode} from: {command}\n{last}"
         raise PackagerError(code, failed, details=words.strip(), resolution=resolution)
     return said

@@ -27,7 +27,7 @@ class Code(enum.IntEnum):
 
 def without_passwords(text: str) -> str:
     """Text in which no address holds credentials."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+    return re.sub(r"//[^/\s]+@", "//***@", text)
 
 
 class PackagerError(Exception):

@@ -17,9 +17,9 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from build_orchestrator import agent, packager
-from build_orchestrator.agent import names
+from build_orchestrator.agent import children, names
 from build_orchestrator.agent.cli import parser, run
-from build_orchestrator.agent.errors import Code, PackagerError
+from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
 from build_orchestrator.agent.installer import Installer, Sources
 from build_orchestrator.agent.packager import create
 from build_orchestrator.cli import run as build
@@ -194,6 +194,17 @@ def test_what_a_child_said_is_told_without_its_passwords(folder: Path) -> None:
     assert "https://***@host.example/x.zip" in raised.value.details, "from the file"
     assert raised.value.details.count("host.example") == 1, "and not from an argument"
     assert "hidden" not in str(raised.value)
+
+
+def test_no_part_of_a_password_is_told() -> None:
+    """An @ in it does not end it, for what fetches; and last words may begin within it."""
+    assert without_passwords("https://me:hid@den@h.example/x@1") == "https://***@h.example/x@1"
+    said = f"print('https://me:' + 'hidden@h.example/' + 'x' * {children.ENDING - 15}); exit(3)"
+
+    with pytest.raises(PackagerError) as raised:
+        children.run([sys.executable, "-c", said], code=1, failed="failed")
+
+    assert "den@" not in raised.value.details.partition("\n")[2]
 
 
 def test_what_builds_for_uv_compiles_itself_once(
