@@ -42,7 +42,7 @@ def write_tar_gz(archive: Path, tree: Path, prefix: str, mtime: int) -> None:
     Raises:
         PackagerError: the file could not be written, or an entry could not be read.
     """
-    with _part(archive) as part, part.open("wb") as raw, GzipWriter(
+    with whole(archive) as part, part.open("wb") as raw, GzipWriter(
         raw, LEVEL
     ) as zipped, tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, name in _entries(tree, prefix):
@@ -72,7 +72,7 @@ def write_zip(archive: Path, tree: Path, prefix: str, mtime: int) -> None:
     Raises:
         PackagerError: the file could not be written, or an entry could not be read.
     """
-    with _part(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with whole(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as zipped:
         for path, name in _entries(tree, prefix):
             if path.is_dir():
                 continue
@@ -91,7 +91,7 @@ def _entries(tree: Path, prefix: str) -> Iterator[tuple[Path, str]]:
 
 
 @contextlib.contextmanager
-def _part(archive: Path) -> Iterator[Path]:
+def whole(archive: Path) -> Iterator[Path]:
     """A file beside the archive that takes its name when all is written, and is removed else."""
     part = archive.with_name(f".{archive.name}.part")
     try:

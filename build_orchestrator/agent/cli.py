@@ -88,6 +88,14 @@ def run(arguments: Sequence[str]) -> int:
     except PackagerError as error:
         print(described(error), file=sys.stderr, flush=True)
         return int(error.code)
+    except OSError as error:
+        failed = PackagerError(
+            Code.COULD_NOT_CREATE_VIRTUALENV,
+            f"this machine failed: {error}",
+            resolution="Is there room on the file system, and may you write there?",
+        )
+        print(described(failed), file=sys.stderr, flush=True)
+        return int(failed.code)
     return int(Code.DRYRUN_COMPLETE)
 
 

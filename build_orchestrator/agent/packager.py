@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
 from build_orchestrator.agent import interpreter, lockfile, relocation, requirements, validation
-from build_orchestrator.agent.archives import source_date_epoch, write_tar_gz
+from build_orchestrator.agent.archives import source_date_epoch, whole, write_tar_gz
 from build_orchestrator.agent.config import Config, from_mapping, load, named
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
 from build_orchestrator.agent.installed import distributions
@@ -110,6 +110,9 @@ class Packager:
         self._env = Path.cwd() / ENV
         self._work = Path.cwd() / WORK
         self._archive = self._place()
+        name = self._archive.name
+        stem = name[: -len(SUFFIX)] if name.endswith(SUFFIX) else name
+        self._lock = self._archive.with_name(stem + LOCK_SUFFIX)
         self._touched = False
         """Whether an environment that was there before is gone."""
 
@@ -201,6 +204,8 @@ class Packager:
                 f"{self._archive}: {what}",
                 resolution=force if self._archive.is_file() else "Give another output_tar.",
             )
+        if self._lock.is_dir():
+            raise PackagerError(Code.TAR_ALREADY_EXISTS, f"{self._lock}: is a folder")
         if self._env.exists() and not self._options.force:
             raise PackagerError(
                 Code.VIRTUALENV_ALREADY_EXISTS, f"{self._env}: is there already", resolution=force
@@ -261,7 +266,7 @@ class Packager:
 
     def _pack(self, lock: str) -> None:
         log.info("packing")
-        name = self._archive.name
-        stem = name[: -len(SUFFIX)] if name.endswith(SUFFIX) else name
-        write_tar_gz(self._archive, self._env, ENV.as_posix(), source_date_epoch())
-        self._archive.with_name(stem + LOCK_SUFFIX).write_text(lock, encoding="utf-8")
+        # Last of all the lock only takes its name: where there is no room for it there is no tar.
+        with whole(self._lock) as part:
+            part.write_text(lock, encoding="utf-8")
+            write_tar_gz(self._archive, self._env, ENV.as_posix(), source_date_epoch())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -19,9 +20,10 @@ from packaging.specifiers import SpecifierSet
 from build_orchestrator import agent, packager
 from build_orchestrator.agent import children, names
 from build_orchestrator.agent.cli import parser, run
+from build_orchestrator.agent.config import load
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
 from build_orchestrator.agent.installer import Installer, Sources
-from build_orchestrator.agent.packager import create
+from build_orchestrator.agent.packager import Options, Packager, create
 from build_orchestrator.cli import run as build
 
 CORE = """\
@@ -77,6 +79,10 @@ def with_tar(folder: Path) -> None:
     (folder / TAR).touch()
 
 
+def with_folder_for_lock(folder: Path) -> None:
+    (folder / "D-r-agent.requirements.lock").mkdir()
+
+
 def with_environment(folder: Path) -> None:
     (folder / "cloudify/env").mkdir(parents=True)
 
@@ -101,6 +107,7 @@ NUMBERS: list[tuple[Code, list[str], Callable[[Path], None]]] = [
     (Code.COULD_NOT_INSTALL_MODULE, ["--wheelhouse", "none"], with_(CORE)),
     (Code.FAILED_TO_CREATE_TAR, ["-o", "out/folder"], with_file_in_the_way),
     (Code.TAR_ALREADY_EXISTS, [], with_tar),
+    (Code.TAR_ALREADY_EXISTS, ["-f"], with_folder_for_lock),
     (Code.COULD_NOT_ACCESS_CONFIG_FILE, ["-c", "none.yaml"], with_(CORE)),
     (Code.INVALID_YAML_FILE, [], with_("core_module: {}\n")),
     (Code.INVALID_YAML_FILE, ["-o", "out"], with_(CORE + "output_tar: ../out.tar.gz\n")),
@@ -137,6 +144,33 @@ def test_each_failure_has_its_number(
     assert said.startswith("cfy-ap: ")
     assert "Traceback" not in said
     assert [path.name for path in folder.rglob("*.tar.gz") if path.stat().st_size] == []
+
+
+def test_a_tar_is_there_only_with_its_lock(folder: Path) -> None:
+    """A build that has failed leaves none, where there was no room for the lock, too."""
+    (folder / "cloudify/env").mkdir(parents=True)
+    (folder / ".D-r-agent.requirements.lock.part").mkdir()
+
+    with pytest.raises(PackagerError, match="lock: could not be written") as raised:
+        Packager(load(folder / "config.yaml"), folder, Options())._pack("lock")
+
+    assert raised.value.code == Code.FAILED_TO_CREATE_TAR
+    assert not (folder / TAR).exists()
+
+
+def test_a_full_disk_is_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever on the way it was met; number 1, which a trace would end with as well."""
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cloudify/env")
+
+    monkeypatch.setattr("build_orchestrator.agent.packager.create", full)
+
+    assert run([]) == Code.COULD_NOT_CREATE_VIRTUALENV
+    said = capsys.readouterr().err
+    assert said.startswith("cfy-ap: this machine failed: [Errno 28] No space left on device")
 
 
 def test_a_machine_without_a_name_has_its_number(
