@@ -117,7 +117,7 @@ def located(asked: list[tuple[str, str]], base: Path, copies: Path) -> list[Modu
     somebody's checkout.
 
     Raises:
-        PackagerError: with every path that is not there.
+        PackagerError: with every path that is not there, or a folder that cannot be copied.
     """
     found, missing = [], []
     for number, (name, source) in enumerate(asked):
@@ -131,7 +131,14 @@ def located(asked: list[tuple[str, str]], base: Path, copies: Path) -> list[Modu
             found.append(Module(name, str(path)))
         else:
             found.append(Module(name, str(copies / str(number) / path.name)))
-            shutil.copytree(path, copies / str(number) / path.name, symlinks=True)
+            try:
+                shutil.copytree(path, copies / str(number) / path.name, symlinks=True)
+            except OSError as error:
+                raise PackagerError(
+                    Code.COULD_NOT_INSTALL_MODULE,
+                    f"{source}: could not be copied; nothing was built",
+                    details=str(error),
+                ) from error
     if missing:
         raise PackagerError(
             Code.COULD_NOT_INSTALL_MODULE,

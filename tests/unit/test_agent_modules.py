@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -173,6 +174,18 @@ def test_what_an_orchestrator_brought_is_found_by_how_it_is_written(tmp_path: Pa
     (found,) = located([("", "~/agent")], tmp_path, tmp_path / "copies")
 
     assert found.source == str(tmp_path / "host-sources/1.zip")
+
+
+def test_a_folder_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
+    """With what in it is the matter."""
+    (tmp_path / "src").mkdir()
+    os.mkfifo(tmp_path / "src/pipe")
+
+    with pytest.raises(PackagerError, match="src: could not be copied") as raised:
+        located([("", "./src")], tmp_path, tmp_path / "copies")
+
+    assert raised.value.code == Code.COULD_NOT_INSTALL_MODULE
+    assert "is a named pipe" in raised.value.details
 
 
 def test_every_path_that_is_not_there_is_named(tmp_path: Path) -> None:
