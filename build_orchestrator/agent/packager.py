@@ -6,13 +6,21 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
-from build_orchestrator.agent import interpreter, lockfile, relocation, requirements, validation
+from build_orchestrator.agent import (
+    children,
+    interpreter,
+    lockfile,
+    relocation,
+    requirements,
+    validation,
+)
 from build_orchestrator.agent.archives import source_date_epoch, whole, write_tar_gz
 from build_orchestrator.agent.config import Config, from_mapping, load, named
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
@@ -144,8 +152,11 @@ class Packager:
         wanted = [module.line for module in modules]
         files = []
         if self._config.requirements_file:
+            self._stay_offline([self._config.requirements_file])
             files = [requirements.find(self._config.requirements_file, self._base, self._work)]
             modules += requirements.listed(files[0])
+        if not children.find("uv"):  # which refuses by itself what is not in its cache
+            self._stay_offline([module.source for module in modules])
         given = lockfile.read(self._options.locked) if self._options.locked else ""
         phase_log.info("virtualenv")
         self._touched = True
@@ -172,6 +183,17 @@ class Packager:
             validation.smoke_run(self._env, names, self._work, stdlib)
         phase_log.info("pack")
         self._pack(lock)
+
+    def _stay_offline(self, sources: list[str]) -> None:
+        """Refuse addresses, where there must be no network: they would be fetched all the same."""
+        away = [source for source in sources if re.search(r"(?<!file)://", source)]
+        if self._options.sources.offline and away:
+            raise PackagerError(
+                Code.INVALID_YAML_FILE,
+                "what is asked for cannot be fetched with --offline",
+                details="\n".join(away),
+                resolution="Name a path, or what is in the wheelhouse by its name.",
+            )
 
     def described(self, asked: list[tuple[str, str]]) -> dict[str, Any]:
         """What would be done, for a dry run."""

@@ -18,7 +18,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from build_orchestrator import agent, packager
-from build_orchestrator.agent import children, names
+from build_orchestrator.agent import addresses, children, names
 from build_orchestrator.agent.cli import parser, run
 from build_orchestrator.agent.config import load
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
@@ -171,6 +171,26 @@ def test_a_full_disk_is_words(
     assert run([]) == Code.COULD_NOT_CREATE_VIRTUALENV
     said = capsys.readouterr().err
     assert said.startswith("cfy-ap: this machine failed: [Errno 28] No space left on device")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["requirements_file: http://h.example/r.txt", "additional_modules: ['x @ http://h.example/x']"],
+)
+def test_offline_fetches_no_address(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    """Neither does the packager itself, nor pip, which fetches addresses without any index, too."""
+    monkeypatch.setattr(addresses, "fetch", lambda *_: pytest.fail("it was fetched"))
+    monkeypatch.setattr(children, "find", lambda _: None)
+    monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("pip was called"))
+    (folder / "config.yaml").write_text(f"{CORE}{asked}\n")
+
+    assert run(["--offline"]) == Code.INVALID_YAML_FILE
+
+    said = capsys.readouterr().err
+    assert "cannot be fetched with --offline" in said
+    assert "http://h.example" in said
 
 
 def test_a_machine_without_a_name_has_its_number(
