@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import shutil
 import sysconfig
 import tarfile
@@ -445,6 +446,22 @@ def test_what_package_json_tells_of_the_source_is_no_secret(tmp_path: Path) -> N
         sources.find("http://me:hidden@127.0.0.1:9/x.zip", tmp_path / "other")
     assert raised.value.code == Status.ENVIRONMENT
     assert "hidden" not in str(raised.value)
+    named = "x @ https://me:hidden@h.example/x.zip"
+    found = sources.find(named, tmp_path / "named")
+    assert found.told == "x @ https://***@h.example/x.zip"
+    assert "hidden" not in found.argument
+    file = Path(found.argument.partition("=")[2])
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (f"{named}\n", 0o600)
+
+
+def test_a_full_disk_is_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever on the way it was met, and not only where `build` itself runs."""
+    monkeypatch.setattr(contents, "show", lambda _: os.open(tmp_path / "no" / "file", os.O_RDONLY))
+
+    assert alone(["show", "x.wgn"]) == Status.ENVIRONMENT
+    assert capsys.readouterr().err.startswith("wagon: this host failed: [Errno 2] No such file")
 
 
 # --- the command line -----------------------------------------------------------------------------

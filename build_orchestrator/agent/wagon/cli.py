@@ -73,6 +73,9 @@ def run(arguments: Sequence[str]) -> int:
     except PackagerError as error:
         print(described(error, "wagon"), file=sys.stderr, flush=True)
         return int(status_of(error))
+    except OSError as error:
+        print(f"wagon: this host failed: {error}", file=sys.stderr, flush=True)
+        return int(Status.ENVIRONMENT)
 
 
 def status_of(error: PackagerError) -> Status:

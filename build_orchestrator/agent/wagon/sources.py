@@ -53,7 +53,17 @@ def find(source: str, work: Path) -> Source:
             resolution="A source is a folder, an archive, an address, or NAME==VERSION.",
         ) from error
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return Source(source, extras, without_passwords(source))
+    argument = _in_file(source, work) if requirement.url else source
+    return Source(argument, extras, without_passwords(source))
+
+
+def _in_file(requirement: str, work: Path) -> str:
+    """An argument for pip without what it says: an address may hold a password."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / "source.txt"
+    file.touch(mode=0o600)
+    file.write_text(f"{requirement}\n", encoding="utf-8")
+    return f"--requirement={file}"
 
 
 def _of_address(address: str, work: Path) -> Source:
