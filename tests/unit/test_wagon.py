@@ -450,6 +450,7 @@ def test_what_package_json_tells_of_the_source_is_no_secret(tmp_path: Path) -> N
     found = sources.find(named, tmp_path / "named")
     assert found.told == "x @ https://***@h.example/x.zip"
     assert "hidden" not in found.argument
+    assert sources.find("x @ file:///a/b.zip#egg=x", tmp_path).told == "x @ b.zip#egg=x"
     file = Path(found.argument.partition("=")[2])
     assert (file.read_text(), file.stat().st_mode & 0o777) == (f"{named}\n", 0o600)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 import zipfile
@@ -54,7 +55,8 @@ def find(source: str, work: Path) -> Source:
         ) from error
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     argument = _in_file(source, work) if requirement.url else source
-    return Source(argument, extras, without_passwords(source))
+    told = re.sub("file:[^ ]*/", "", source)  # a folder of this host
+    return Source(argument, extras, without_passwords(told))
 
 
 def _in_file(requirement: str, work: Path) -> str:
