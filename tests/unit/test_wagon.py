@@ -434,6 +434,12 @@ def test_a_wagon_that_is_there_is_refused_before_its_wheels_are_collected(
     assert raised.value.resolution == "You can use the -f flag to overwrite."
 
 
+def test_what_makes_a_wheel_leaves_no_byte_code_in_it() -> None:
+    """It holds its source's time. It is packed where a setup.py imports what it is beside, and
+    takes every file for the package's data."""
+    assert pip.environment()["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
 def test_what_package_json_tells_of_the_source_is_no_secret(tmp_path: Path) -> None:
     """No path of this host, and no password; and no password in an argument of pip's."""
     source = make_source(tmp_path / "my-plugin")

@@ -110,6 +110,7 @@ def environment() -> dict[str, str]:
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     env["SOURCE_DATE_EPOCH"] = str(source_date_epoch())
     env["CFLAGS"] = f"{env.get('CFLAGS', '')} -g0".strip()  # debug information holds paths
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # beside a source it would be packed, and holds times
     return env
 
 
