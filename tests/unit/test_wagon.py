@@ -236,6 +236,7 @@ def test_what_a_wagon_says_survives_being_written_and_read(tmp_path: Path) -> No
     [
         (None, "there is no package.json in thing/"),
         ("{", "package.json is no JSON"),
+        ("[" * 100_000, "package.json is no JSON"),
         ("[]", "package.json holds no keys and values"),
     ],
 )
@@ -261,6 +262,21 @@ def test_everything_wrong_with_package_json_is_named_at_once(tmp_path: Path) -> 
         'files: is not what it should be: "x"',
         "'../../x.whl': is no file's name",
     ]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\nb", "\x1b[2Jx", "a/b", "..", ""])
+def test_a_name_that_cannot_be_printed_is_none(tmp_path: Path, name: str) -> None:
+    """It would end the printing with a trace, or command the terminal."""
+    with pytest.raises(WagonError, match="is not a wagon's") as raised:
+        contents.list_files(str(wagon(tmp_path, files=[name])))
+    assert raised.value.details == f"{name!r}: is no file's name"
+
+
+def test_a_packages_name_is_no_option_of_pip(tmp_path: Path) -> None:
+    """pip is told to install it, and would write a log where a wagon wants it."""
+    with pytest.raises(WagonError, match="is not a wagon's") as raised:
+        contents.list_files(str(wagon(tmp_path, package_name="--log")))
+    assert raised.value.details == "'--log': is no package's name"
 
 
 def test_wagons_of_the_first_releases_are_read(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def read_raw(folder: Path) -> dict[str, Any]:
         raise WagonError(
             Status.FAILED, f"this is no wagon: there is no {FILE} in {folder.name}/"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WagonError(
             Status.FAILED, f"this is no wagon: {folder.name}/{FILE} is no JSON", details=str(error)
         ) from error
@@ -100,6 +100,7 @@ def read(folder: Path) -> Metadata:
             known[key] = value
     names = [*known.get("wheels", ()), *known.get("files", ()), known.get("package_name", "x")]
     wrong += [f"{name!r}: is no file's name" for name in names if not is_plain(name)]
+    wrong += [f"{name!r}: is no package's name" for name in names[-1:] if name.startswith("-")]
     if wrong:
         raise WagonError(
             Status.FAILED, f"{folder.name}/{FILE} is not a wagon's", details="\n".join(wrong)
@@ -115,8 +116,9 @@ def _texts(value: Any) -> list[Any]:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name is that of a file in a folder, and nothing that leads elsewhere."""
-    return bool(re.fullmatch(r"[^/\\\0]+", name)) and name not in (".", "..")
+    """Whether a name is that of a file in a folder, leads nowhere else, and can be printed."""
+    plain = re.fullmatch(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+", name)
+    return bool(plain) and name not in (".", "..")
 
 
 def write(metadata: Metadata, folder: Path) -> None:
