@@ -204,6 +204,7 @@ load "CHECKOUT/vagrant/Vagrantfile"
 """
 
 
+@pytest.mark.soak  # The same Vagrant reads the same file without the plugin in `make test`.
 def test_who_has_the_plugin_for_aws_has_its_machines(tmp_path: Path) -> None:
     """The blocks for it are read by Vagrant, and reach the plugin, without ``--provider aws``."""
     require("vagrant", "ruby")

@@ -109,6 +109,11 @@ class LibvirtProject(Project):
         found = self.in_libvirt()
         found += [str(path) for path in self.state.glob("build-orchestrator/runs/*/machines/*")]
         found += [str(path) for path in self.folder.rglob(".vagrant")]
+        end = time.monotonic() + 5
+        while (
+            self.vagrants() and time.monotonic() < end
+        ):  # What a killed Vagrant asked needs a moment.
+            time.sleep(0.1)
         return found + [f"process {pid}" for pid in self.vagrants()]
 
     def vagrants(self, target: str = "") -> list[int]:

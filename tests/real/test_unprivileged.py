@@ -54,6 +54,7 @@ def home() -> Iterator[Path]:
         shutil.rmtree(home)
 
 
+@pytest.mark.soak  # A minute and more, for which `make test` has no room.
 def test_an_ordinary_user_needs_no_root(home: Path) -> None:
     """Sub-ids and uidmap are enough: bootstrap, boot, build, publish, nothing left behind."""
     project = home / "project"
