@@ -62,6 +62,7 @@ LIBVIRT = "debian_bookworm_libvirt"
 POOL = Path("/var/lib/libvirt/images")
 
 
+@pytest.mark.soak  # tests/real/test_bake_faults.py has each in `make test`, with a stand-in.
 def test_a_broken_script_and_a_killed_packer_each_have_their_class(project: BakeProject) -> None:
     """Two bakes at once: neither takes the other's end for its own, and nothing stays."""
     project.declare("exit 0", install="echo at work; sleep 8; exit 7\n")

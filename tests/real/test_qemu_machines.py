@@ -51,6 +51,7 @@ def test_two_warm_starts_share_nothing(qemu_project: Project) -> None:
     assert differing[4]
 
 
+@pytest.mark.soak  # The contract of `cold` boots such machines in `make test`.
 def test_cold_forces_a_full_boot(qemu_project: Project) -> None:
     """The machine's own uptime says so: it is the time since this boot began."""
     qemu_project.write(FACTS)
