@@ -130,9 +130,10 @@ def located(asked: list[tuple[str, str]], base: Path, copies: Path) -> list[Modu
         elif path.is_file():
             found.append(Module(name, str(path)))
         else:
-            found.append(Module(name, str(copies / str(number) / path.name)))
+            copy = copies / str(number) / path.name
+            found.append(Module(name, str(copy)))
             try:
-                shutil.copytree(path, copies / str(number) / path.name, symlinks=True)
+                shutil.copytree(path, copy, symlinks=True)
             except OSError as error:
                 raise PackagerError(
                     Code.COULD_NOT_INSTALL_MODULE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import os
 import re
@@ -104,11 +105,17 @@ def _resizes_disks() -> bool:
     allowed = os.environ.get("VAGRANT_EXPERIMENTAL", "").lower().split(",")
     if allowed == ["1"] or "disks" in allowed:
         return True
+    version = _version(shutil.which("vagrant") or "vagrant")
+    return version is None or version >= RESIZES
+
+
+@functools.cache  # Every target asks, and each start of Vagrant takes a second.
+def _version(vagrant: str) -> tuple[int, int] | None:
     with contextlib.suppress(OrchestratorError, OSError):
-        said = command.run(["vagrant", "--version"], deadline=Deadline("vagrant", ASK_S)).stdout
+        said = command.run([vagrant, "--version"], deadline=Deadline("vagrant", ASK_S)).stdout
         if found := re.search(rb"(\d+)\.(\d+)", said):
-            return (int(found[1]), int(found[2])) >= RESIZES
-    return True
+            return int(found[1]), int(found[2])
+    return None
 
 
 def _gems(name: str, places: tuple[str, ...]) -> list[Path]:
