@@ -175,7 +175,9 @@ def _take(record: Mapping[str, Any], entries: dict[str, Entry]) -> None:
     elif name in entries:
         known = entries[name]
         if kind == "identity":
-            known = dataclasses.replace(known, identity=_identity(record), answered=True)
+            # After it was called gone: it is not, as the provider has shown since.
+            identity = _identity(record)
+            known = dataclasses.replace(known, identity=identity, answered=True, gone=False)
         elif kind == "kept":
             known = dataclasses.replace(known, kept_until=float(record["until"]))
         elif kind == "gone":

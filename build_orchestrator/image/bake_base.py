@@ -126,11 +126,13 @@ def _virtualbox(place: Place) -> dict[str, str]:
 def _aws(place: Place) -> dict[str, str]:
     """The key pair and the group are the run's, and end with it, whatever becomes of Packer."""
     from build_orchestrator.machine.ec2 import Ec2Provider
+    from build_orchestrator.machine.ec2.launch import Purpose
 
     assert isinstance(place.provider, Ec2Provider)
     options = place.build.target.options
+    target = place.build.name
     shared, key = place.provider.share(
-        place.run_uuid,
+        Purpose(run_uuid=place.run_uuid, target=target, limit_s=place.limit_s),
         place.build.target.distro,
         options,
         place.folder,
@@ -146,7 +148,7 @@ def _aws(place: Place) -> dict[str, str]:
         "security_group_id": shared.group_id,
         "limit_s": f"{place.limit_s:.0f}",
         "run_uuid": place.run_uuid,
-        "target": place.build.name,
+        "target": target,
         "expires_at": f"{time.time() + place.limit_s:.0f}",
     }
 

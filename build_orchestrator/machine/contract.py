@@ -178,12 +178,24 @@ class Provider(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What is still there though its run is over."""
+
+    text: str
+    """What and where it is."""
+    machine: Identity | None = None
+    """Where it is a machine: then it costs money, and is exit code 5."""
+    target: str = ""
+    """Whose machine it is."""
+
+
 @runtime_checkable
 class Shares(Protocol):
     """A provider whose machines share something that is there for one run."""
 
-    def close(self, *, deadline: Deadline) -> tuple[str, ...]:
-        """The run is over: remove it. Returns what could not be removed, in words."""
+    def close(self, *, deadline: Deadline) -> tuple[Left, ...]:
+        """The run is over: remove it, and say what is left. A sweep of this provider finds that."""
         ...
 
 

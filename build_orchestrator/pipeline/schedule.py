@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from build_orchestrator.cache import write_whole
 from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import BuildFailure, Interrupted, MachineLeaked, OrchestratorError
 from build_orchestrator.inputs import inputs_of
-from build_orchestrator.machine.contract import Shares
+from build_orchestrator.machine.contract import Left, Shares
 from build_orchestrator.model import (
     Build,
     Failure,
@@ -84,20 +85,51 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
             run.cancel.set(0)
         return result
 
+    alive: dict[str, Left] = {}
     try:
-        return tuple(at_once(one, run.plan.builds, jobs=run.plan.jobs))
+        results = tuple(at_once(one, run.plan.builds, jobs=run.plan.jobs))
     finally:
-        _close_providers(run)
+        alive |= _close_providers(run)
+    return tuple(_with_living(result, alive.get(result.target)) for result in results)
 
 
-def _close_providers(run: Run) -> None:
-    """Remove what machines of this run shared, once the last of them has ended."""
+def _close_providers(run: Run) -> dict[str, Left]:
+    """Remove what machines of this run shared, once the last of them has ended.
+
+    Returns:
+        The machines that have not ended, by target.
+    """
+    alive = {}
     for name in dict.fromkeys(build.target.provider for build in run.plan.builds):
         provider = run.provider(name)
         if isinstance(provider, Shares):
             limit_s = URGENT_S if run.cancel.urgent else CLOSE_S
-            for text in provider.close(deadline=Deadline(Stage.DESTROY, limit_s)):
-                run.observer(events.Warned(text=text))
+            for left in provider.close(deadline=Deadline(Stage.DESTROY, limit_s)):
+                again = f"`build sweep --provider {name}` removes it"
+                run.observer(events.Warned(text=f"{left.text}; {again}"))
+                if left.machine:
+                    alive[left.target] = left
+                    with contextlib.suppress(OSError):  # Then only a sweep of all finds it.
+                        run.journal.identify(left.machine)
+    return alive
+
+
+def _with_living(result: Result, left: Left | None) -> Result:
+    """A row as it was told, unless a machine of its target is alive that was taken for dead."""
+    if left is None or left.machine is None or result.machine is MachineFate.LEAKED:
+        return result
+    failure = Failure(
+        stage=Stage.DESTROY,
+        brief="its machine may still be alive, though it was taken for dead",
+        details=left.text,
+        resolution="`build sweep` destroys it.",
+    )
+    return dataclasses.replace(
+        result,
+        machine=MachineFate.LEAKED,
+        machine_name=left.machine.name,
+        failure=result.failure or failure,
+    )
 
 
 def _frozen(run: Run, images: dict[str, Image | OrchestratorError], story: Story) -> Plan:

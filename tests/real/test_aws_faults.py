@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from build_orchestrator.machine.ec2 import launch
 from tests.contract.machines import until
 from tests.contract.projects import SCRIPT, until_event
 from tests.real.aws_projects import TARGET, AwsProject, ec2, project, server
@@ -28,6 +29,7 @@ sleep 9
 END
 chmod +x "$MACHINE_SHIMS/tar"
 """
+OURS = [{"Name": "tag-key", "Values": [launch.RUN]}]
 CAPACITY = "InsufficientInstanceCapacity"
 
 
@@ -113,6 +115,16 @@ def test_a_quota_is_not_asked_again(project: AwsProject) -> None:
     ends(project, 3, launched=0)
     assert project.server.shown()["actions"]["RunInstances"] - asked == 1
     assert "quota" in project.row()["failure"]["resolution"]
+
+
+def test_what_is_forbidden_is_not_asked_again(project: AwsProject) -> None:
+    """Nobody gets a permission between two attempts."""
+    project.write(launch={"zones": ZONES}, attempts=2)
+    asked = project.server.shown()["actions"].get("RunInstances", 0)
+    project.server.fault("RunInstances", "UnauthorizedOperation", status=403)
+    ends(project, 3, launched=0)
+    assert project.server.shown()["actions"]["RunInstances"] - asked == 1
+    assert "permissions" in project.row()["failure"]["resolution"]
 
 
 def test_a_throttled_launch_is_repeated(project: AwsProject) -> None:
@@ -212,8 +224,23 @@ def test_a_machine_that_cannot_be_terminated_is_named(project: AwsProject) -> No
     project.assert_nothing_left()
 
 
+def test_a_machine_that_lives_though_aws_said_that_it_ends_is_named(project: AwsProject) -> None:
+    """What is alive at the run's end, and is nobody's, is exit 5, whatever its build was told."""
+    project.server.fault("TerminateInstances", blank=True)
+    ends(project, 5, launched=1, left=True)
+    row = project.row()
+    (instance,) = project.server.alive()
+    assert (row["outcome"], row["machine"]) == ("built", "leaked")
+    assert row["failure"]["brief"].endswith("taken for dead")
+    assert instance in row["failure"]["details"]
+    swept = project.build("sweep")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
 def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
-    project: AwsProject, tmp_path: Path
+    project: AwsProject, tmp_path: Path, ec2: Any
 ) -> None:
     """No signal leaves a machine, a key or a group behind for longer than until the next sweep;
     until then no sweep of any host touches what lives."""
@@ -229,6 +256,14 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
         spared = project.at_standin("sweep", "--provider", "aws")
         assert "its orchestrator is alive" in spared.stdout
         name = project.server.shown()["instances"][project.server.alive()[0]]["name"]
+        for made in (
+            *ec2.describe_key_pairs()["KeyPairs"],
+            *ec2.describe_security_groups(Filters=OURS)["SecurityGroups"],
+            *ec2.describe_volumes(Filters=OURS)["Volumes"],
+        ):
+            assert {launch.TARGET, launch.EXPIRES_AT, launch.HEARTBEAT} < launch.tags_of(
+                made
+            ).keys()
         for named in ((), (name,)):
             told = swept_from_another_host(project, tmp_path, *named)
             assert "its orchestrator was alive" in told

@@ -98,6 +98,25 @@ def test_a_group_of_ones_own_is_used_and_left_alone(project: AwsProject, ec2: An
     (machine,) = project.launched()
     assert machine["groups"] == [own]
     assert project.server.shown()["groups"] == ["own"]
+
+
+def test_a_group_that_is_not_there_is_told_at_once(project: AwsProject) -> None:
+    """Not after minutes, as one that AWS does not know yet; and once, however many attempts."""
+    project.write(launch={"security_group_id": f"sg-{17 * '0'}"}, attempts=3)
+    asked = project.server.shown()["actions"]
+    done = project.up()
+    assert done.status == 3, done.words
+    failure = project.row()["failure"]
+    assert failure["brief"] == f"{REGION} has no security group sg-{17 * '0'}"
+    assert "launch.security_group_id" in failure["resolution"]
+    assert project.row()["attempts"] == 1
+    now = project.server.shown()["actions"]
+    assert [
+        now.get(each, 0) - asked.get(each, 0) for each in ("RunInstances", "ImportKeyPair")
+    ] == [
+        0,
+        0,
+    ]
     assert project.server.shown()["lets_in"] == []
 
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -107,6 +108,7 @@ def test_a_machine_is_launched_as_the_promises_say() -> None:
         assert tags[launch.RUN] == RUN
         assert tags["Name"] == f"bo-{RUN}-debian_aws-1"
         assert tags[launch.EXPIRES_AT] == str(int(NOW) + 100)
+        assert tags[launch.TARGET] == "debian_aws"
     assert [each["ResourceType"] for each in asked["TagSpecifications"]] == ["instance", "volume"]
     (interface,) = asked["NetworkInterfaces"]
     assert interface["AssociatePublicIpAddress"] is False
@@ -174,7 +176,9 @@ def test_an_error_says_what_to_try() -> None:
     assert "quota" in quota.resolution
     assert isinstance(quota, Refused), "asking again changes nothing"
     assert not isinstance(explained(refused("RequestLimitExceeded", 503), "launch"), Refused)
-    assert "aws.md" in explained(refused("UnauthorizedOperation"), "launch").resolution
+    forbidden = explained(refused("UnauthorizedOperation"), "launch")
+    assert isinstance(forbidden, Refused), "nor does it here"
+    assert "aws.md" in forbidden.resolution
     error = EndpointConnectionError(endpoint_url="http://me:hidden@host")
     assert "hidden" not in str(explained(error, "launch"))
 
@@ -249,6 +253,7 @@ class Api:
     shown: list[launch.Seen] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
     region: str = "eu-west-1"
+    endpoint: str = ""
     asked: int = 0
 
     @property
@@ -283,7 +288,7 @@ def shown(name: str, **tags: str) -> launch.Seen:
 
 def found(*machines: launch.Seen, groups: tuple[dict[str, Any], ...] = ()) -> list[Identity]:
     api = Api(shown=list(machines), groups=list(groups))
-    return leftovers.find(api, "")  # type: ignore[arg-type]
+    return leftovers.find(api)  # type: ignore[arg-type]
 
 
 def test_only_what_carries_our_name_and_our_tag_is_ours() -> None:
@@ -326,7 +331,7 @@ def test_a_run_of_another_host_lives_as_long_as_anything_of_it_says_so(by: str) 
     api.shown = [shown(f"bo-{RUN}-a_aws-1", **(new if by == "machine" else old))]
     said = "" if by == "nothing" else "its orchestrator was alive 60 s ago"
     assert leftovers.living(api, RUN) == said
-    shown_by_name = {each.name: each.details for each in leftovers.find(api, "")}
+    shown_by_name = {each.name: each.details for each in leftovers.find(api)}
     assert shown_by_name[f"bo-{RUN}-a_aws-1"].get("living", "") == said
 
 
@@ -409,6 +414,8 @@ class Account:
         self.ports: list[int] = []
         self.groups: list[str] = []
         self.let_in: list[tuple[str, str]] = []
+        self.tags: list[dict[str, str]] = []
+        self.others = ["sg-own"]
 
     def describe_key_pairs(self, Filters: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = Filters[0]
@@ -417,19 +424,23 @@ class Account:
 
     def import_key_pair(self, **asked: Any) -> dict[str, Any]:
         self.keys[asked["KeyName"]] = asked["PublicKeyMaterial"]
+        self.tags += map(launch.tags_of, asked["TagSpecifications"])
         return {"KeyPairId": asked["KeyName"]}
 
     def delete_key_pair(self, KeyName: str) -> None:
         del self.keys[KeyName]
 
-    def describe_security_groups(self, **_: Any) -> dict[str, Any]:
+    def describe_security_groups(self, GroupIds: Sequence[str] = (), **_: Any) -> dict[str, Any]:
+        if GroupIds and GroupIds[0] not in self.others:
+            raise refused("InvalidGroup.NotFound")
         return {"SecurityGroups": [{"GroupId": f"sg-{n}", "GroupName": n} for n in self.groups]}
 
     def describe_subnets(self, SubnetIds: list[str]) -> dict[str, Any]:
         return {"Subnets": [{"VpcId": f"vpc-of-{SubnetIds[0]}"}]}
 
-    def create_security_group(self, GroupName: str, **_: Any) -> dict[str, Any]:
+    def create_security_group(self, GroupName: str, **asked: Any) -> dict[str, Any]:
         self.groups.append(GroupName)
+        self.tags += map(launch.tags_of, asked["TagSpecifications"])
         return {"GroupId": f"sg-{GroupName}"}
 
     def authorize_security_group_ingress(self, **asked: Any) -> None:
@@ -451,10 +462,11 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
         ec2=account, once=account, region="eu-west-1", now=lambda: NOW, machines=lambda **_: []
     )
     ground = {"deadline": Deadline("boot", 20), "cancel": NEVER}
+    purpose = launch.purpose_of(request())
     for communicator, key in (("ssh", "ed25519"), ("winrm", "rsa"), ("ssh", "ed25519")):
         way = launch.way_of(request().distro, communicator, {})
         place = shared.user_key(tmp_path / "runs/bo/machine", way.key_kind)
-        made, ids = shared.make_shared(api, RUN, {}, way, place, **ground)  # type: ignore[arg-type]
+        made, ids = shared.make_shared(api, purpose, {}, way, place, **ground)  # type: ignore[arg-type]
         assert place.name == f"id_{key}"
         assert (made.key_name, made.group_id) == (launch.key_name(RUN, way), f"sg-bo-{RUN}")
         assert ids == (made.key_name, made.group_id)
@@ -463,8 +475,9 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
     rsa: Any = load_ssh_public_key(account.keys[f"bo-{RUN}-rsa"])
     assert rsa.key_size == 2048, "AWS does not take every length"
     assert (set(account.ports), account.groups) == ({22, 5986}, [f"bo-{RUN}"])
+    assert account.tags == 3 * [purpose.tags(f"bo-{RUN}", now=NOW)]
 
-    assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ""
+    assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ()
     assert (account.keys, account.groups) == ({}, [])
 
 
@@ -480,13 +493,13 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
         ec2=account, once=account, region="r", endpoint="", now=lambda: NOW, machines=lambda **_: []
     )
     monkeypatch.setattr(provider, "api_of", lambda *_: api)
-    own, aws = {"security_group_id": "sg-own"}, Ec2Provider()
+    own, aws, purpose = {"security_group_id": "sg-own"}, Ec2Provider(), launch.purpose_of(request())
 
     def group(**options: str) -> str:
         place = tmp_path / "runs/bo/machine"
         limits = {"deadline": Deadline("boot", 20), "cancel": NEVER}
         row = request().distro, {"region": "r", **options}
-        return aws.share(RUN, *row, place, **limits)[0].group_id  # type: ignore[arg-type]
+        return aws.share(purpose, *row, place, **limits)[0].group_id  # type: ignore[arg-type]
 
     usual = f"sg-bo-{RUN}"
     assert (group(), group(allow_from="auto"), group(**own), group()) == (
@@ -497,6 +510,9 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     )
     assert group(allow_from="10.0.0.0/8") == f"{usual}-10.0.0.0/8"
     assert group(subnet_id="subnet-1") == f"{usual}-vpc-of-subnet-1"
+    with pytest.raises(Refused, match="r has no security group sg-lost") as raised:
+        group(security_group_id="sg-lost")
+    assert "correct launch.security_group_id" in raised.value.resolution
     assert set(account.let_in) == {
         (usual, "127.0.0.1/32"),
         (f"{usual}-10.0.0.0/8", "10.0.0.0/8"),
@@ -504,7 +520,7 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     }
     old = dataclasses.replace(request().distro, legacy=True)
     limits: Any = {"deadline": Deadline("boot", 20), "cancel": NEVER}
-    made, key = aws.share(RUN, old, {"region": "r"}, tmp_path / "runs/bo/machine", **limits)
+    made, key = aws.share(purpose, old, {"region": "r"}, tmp_path / "runs/bo/machine", **limits)
     assert (made.group_id, made.key_name, key.name) == (usual, f"bo-{RUN}-rsa", "id_rsa")
     assert aws.close(deadline=Deadline("destroy", 20)) == ()
     assert (account.groups, account.keys) == ([], {})

@@ -143,7 +143,8 @@ def explained(
     resolution = ADVICE.get(code, "")
     if not resolution and "Unauthorized" in code:
         resolution = "docs/how-to/aws.md lists the permissions that are needed."
-    kind = Refused if meaning_of(error) is Meaning.REFUSED else EnvironmentFailure
+    final = meaning_of(error) in (Meaning.REFUSED, Meaning.FORBIDDEN)
+    kind = Refused if final else EnvironmentFailure
     return kind(f"{doing}: AWS refused with {code}", details=message, resolution=resolution)
 
 

@@ -53,6 +53,26 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Purpose:
+    """What something in AWS is made for."""
+
+    run_uuid: str
+    target: str
+    limit_s: float
+    """How long its machine may live. What machines share is made for the first one of them."""
+
+    def tags(self, name: str, *, now: float) -> dict[str, str]:
+        """The tags of what is made. Times are seconds since the epoch, by AWS's clock."""
+        return {
+            NAME_TAG: name,
+            RUN: self.run_uuid,
+            TARGET: self.target,
+            EXPIRES_AT: str(int(now + self.limit_s)),
+            HEARTBEAT: str(int(now)),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
     """What the machines of one run in one region use, all that are talked to in the same way."""
 
@@ -152,20 +172,10 @@ def token_of(identity: Identity) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def shared_tags(run_uuid: str, *, now: float) -> dict[str, str]:
-    """The tags of what the machines of a run share."""
-    return {NAME_TAG: shared_name(run_uuid), RUN: run_uuid, HEARTBEAT: str(int(now))}
-
-
-def machine_tags(request: MachineRequest, *, now: float) -> dict[str, str]:
-    """The tags of a machine and its disk. Times are seconds since the epoch, by AWS's clock."""
-    return {
-        NAME_TAG: request.identity.name,
-        RUN: request.identity.run_uuid,
-        TARGET: request.identity.target,
-        EXPIRES_AT: str(int(now + request.limit_s)),
-        HEARTBEAT: str(int(now)),
-    }
+def purpose_of(request: MachineRequest) -> Purpose:
+    """What everything that one machine needs is made for."""
+    identity = request.identity
+    return Purpose(run_uuid=identity.run_uuid, target=identity.target, limit_s=request.limit_s)
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
@@ -197,7 +207,7 @@ def parameters(
 ) -> dict[str, Any]:
     """The whole RunInstances request, to be sent as it is as often as it takes."""
     options = request.options
-    tags = tag_list(machine_tags(request, now=now))
+    tags = tag_list(purpose_of(request).tags(request.identity.name, now=now))
     size_gib = max(root.size_gib, -(-request.size.disk_mib // 1024))
     launch: dict[str, Any] = {
         "ClientToken": token_of(request.identity),

@@ -6,6 +6,7 @@ AWS's clock. What carries no tag of ours is not seen at all.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,6 +17,7 @@ from build_orchestrator.machine.ec2.launch import (
     NAME,
     RUN,
     SHARED_NAME,
+    Seen,
     shared_name,
     tags_of,
 )
@@ -25,7 +27,7 @@ from build_orchestrator.model import Identity
 SILENT_S = 3 * HEARTBEAT_S
 
 
-def find(api: Api, endpoint: str) -> list[Identity]:
+def find(api: Api) -> list[Identity]:
     """Every machine of ours that is alive in a region, and every run of which only what its
     machines shared is left: one identity stands for it. Among the details ``living`` says that its
     orchestrator lives, and ``spared`` why one is not to be touched unless it is named."""
@@ -33,25 +35,12 @@ def find(api: Api, endpoint: str) -> list[Identity]:
         machines = [seen for seen in api.machines() if seen.alive]
         shared = list(_shared(api))
     beats = _heartbeats([*(seen.tags for seen in machines), *shared])
-    place = {"region": api.region, "endpoint": endpoint}
     found = []
     for seen in machines:
-        match, run_uuid = NAME.fullmatch(seen.name), seen.tags.get(RUN, "")
-        # Both must be ours: a name alone anybody may give, and a tag may be copied.
-        if match is None or match["run_uuid"] != run_uuid:
-            continue
-        spared = _spared(api, beats[run_uuid], seen.tags)
-        details = {**place, "instance": seen.instance_id, **spared}
-        found.append(
-            Identity(
-                provider="aws",
-                name=seen.name,
-                run_uuid=run_uuid,
-                target=match["target"],
-                attempt=int(match["attempt"]),
-                details=details,
-            )
-        )
+        if identity := identified(api, seen):
+            spared = _spared(api, beats[identity.run_uuid], seen.tags)
+            details = {**identity.details, **spared}
+            found.append(dataclasses.replace(identity, details=details))
     with_machines = {identity.run_uuid for identity in found}
     without = dict.fromkeys(tags[RUN] for tags in shared if tags[RUN] not in with_machines)
     return found + [
@@ -61,11 +50,31 @@ def find(api: Api, endpoint: str) -> list[Identity]:
             run_uuid=run_uuid,
             target="",
             attempt=0,
-            details={**place, **_spared(api, beats[run_uuid], {})},
+            details={**_place(api), **_spared(api, beats[run_uuid], {})},
         )
         for run_uuid in without
         if SHARED_NAME.fullmatch(shared_name(run_uuid))
     ]
+
+
+def identified(api: Api, seen: Seen) -> Identity | None:
+    """Whose machine it is that AWS shows; None where it is none of ours."""
+    match, run_uuid = NAME.fullmatch(seen.name), seen.tags.get(RUN, "")
+    # Both must be ours: a name alone anybody may give, and a tag may be copied.
+    if match is None or match["run_uuid"] != run_uuid:
+        return None
+    return Identity(
+        provider="aws",
+        name=seen.name,
+        run_uuid=run_uuid,
+        target=match["target"],
+        attempt=int(match["attempt"]),
+        details={**_place(api), "instance": seen.instance_id},
+    )
+
+
+def _place(api: Api) -> dict[str, str]:
+    return {"region": api.region, "endpoint": api.endpoint}
 
 
 def _shared(api: Api) -> Iterator[Mapping[str, str]]:

@@ -26,7 +26,7 @@ from build_orchestrator.machine.ec2.launch import (
     Seen,
     tag_list,
 )
-from build_orchestrator.machine.ec2.shared import IN_USE, remove_shared
+from build_orchestrator.machine.ec2.shared import remove_shared
 from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Identity
 from build_orchestrator.transport.ssh import Ssh
@@ -283,6 +283,7 @@ class Ec2Machine:
 
     def _remove_shared(self, deadline: Deadline) -> None:
         """The last machine of a run takes with it what they shared; others leave it."""
-        left = remove_shared(self.api, self.identity.run_uuid, deadline=deadline)
-        if left and IN_USE not in left:
-            raise EnvironmentFailure(f"the machine is gone, but something is left: {left}")
+        if left := remove_shared(self.api, self.identity.run_uuid, deadline=deadline):
+            raise EnvironmentFailure(
+                f"the machine is gone, but something is left: {'; '.join(left)}"
+            )

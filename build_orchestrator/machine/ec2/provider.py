@@ -6,6 +6,7 @@ tags, not our memory, are what a sweep from another host goes by.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -13,22 +14,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.machine.contract import Abilities, Cloud, MachineRequest, Notify, silent
+from build_orchestrator.errors import OrchestratorError
+from build_orchestrator.machine.contract import (
+    Abilities,
+    Cloud,
+    Left,
+    MachineRequest,
+    Notify,
+    silent,
+)
 from build_orchestrator.machine.ec2 import leftovers
 from build_orchestrator.machine.ec2.api import Api, api_of
 from build_orchestrator.machine.ec2.boot import Boot, connection_of, known_place
 from build_orchestrator.machine.ec2.launch import (
+    TARGET,
+    Purpose,
     Root,
     Shared,
     Way,
     key_name,
     parameters,
     place_of,
+    purpose_of,
     shared_name,
     way_of,
 )
 from build_orchestrator.machine.ec2.machine import Ec2Machine
-from build_orchestrator.machine.ec2.shared import IN_USE, make_shared, remove_shared, user_key
+from build_orchestrator.machine.ec2.shared import (
+    make_shared,
+    remove_shared,
+    still_alive,
+    user_key,
+)
 from build_orchestrator.machine.ec2.watch import Watch
 from build_orchestrator.model import Distro, Identity
 
@@ -47,10 +64,8 @@ class _Ground:
     run_uuid: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     shared: dict[tuple[Way, tuple[str, ...]], Shared] = field(default_factory=dict)
-    kept: bool = False
-
-    def keep(self) -> None:
-        self.kept = True
+    kept: set[str] = field(default_factory=set)
+    """Names of the machines that outlive the run because somebody wants it."""
 
 
 class Ec2Provider:
@@ -94,7 +109,8 @@ class Ec2Provider:
         def shared(deadline: Deadline, cancel: Cancel) -> Shared:
             way = way_of(request.distro, request.communicator, request.options)
             folder = Path(request.identity.folder)
-            return self._shared(ground, request.options, way, folder, deadline, cancel)
+            purpose = purpose_of(request)
+            return self._shared(ground, purpose, request.options, way, folder, deadline, cancel)
 
         return Boot(
             request=request,
@@ -105,12 +121,12 @@ class Ec2Provider:
             cancel=cancel,
             identified=identified,
             notify=self._notify,
-            kept=ground.keep,
+            kept=lambda: ground.kept.add(request.identity.name),
         ).go()
 
     def share(
         self,
-        run_uuid: str,
+        purpose: Purpose,
         distro: Distro,
         options: Mapping[str, str],
         folder: Path,
@@ -127,8 +143,8 @@ class Ec2Provider:
             EnvironmentFailure: AWS will not have it.
         """
         api = api_of(options["region"], options.get("endpoint", ""))
-        ground, way = self._ground(api, run_uuid), way_of(distro, "ssh", options)
-        shared = self._shared(ground, options, way, folder, deadline, cancel)
+        ground, way = self._ground(api, purpose.run_uuid), way_of(distro, "ssh", options)
+        shared = self._shared(ground, purpose, options, way, folder, deadline, cancel)
         return shared, user_key(folder, way.key_kind)
 
     def adopt(self, identity: Identity) -> Ec2Machine:
@@ -142,7 +158,7 @@ class Ec2Provider:
         return [
             identity
             for region in self._cloud.regions
-            for identity in leftovers.find(api_of(region, endpoint), endpoint)
+            for identity in leftovers.find(api_of(region, endpoint))
         ]
 
     def living(self, identity: Identity) -> str:
@@ -150,20 +166,11 @@ class Ec2Provider:
         api = api_of(details.get("region", ""), details.get("endpoint", ""))
         return leftovers.living(api, identity.run_uuid)
 
-    def close(self, *, deadline: Deadline) -> tuple[str, ...]:
-        """The run is over: remove what its machines shared.
-
-        Returns:
-            What could not be removed, in words. It costs nothing, and a sweep finds it.
-        """
-        left = []
+    def close(self, *, deadline: Deadline) -> tuple[Left, ...]:
+        left: list[Left] = []
         for ground in self._grounds.values():
             ground.watch.close()
-            text = remove_shared(ground.api, ground.run_uuid, deadline=deadline)
-            if text and not (ground.kept and IN_USE in text):
-                left.append(
-                    f"{text} ({ground.api.region}); `build sweep --provider aws` removes it"
-                )
+            left += _left(ground, deadline)
         self._grounds.clear()
         return tuple(left)
 
@@ -178,6 +185,7 @@ class Ec2Provider:
     def _shared(
         self,
         ground: _Ground,
+        purpose: Purpose,
         options: Mapping[str, str],
         way: Way,
         folder: Path,
@@ -189,7 +197,21 @@ class Ec2Provider:
             if wanted not in ground.shared:
                 key = user_key(folder, way.key_kind)
                 ground.shared[wanted], ids = make_shared(
-                    ground.api, ground.run_uuid, options, way, key, deadline=deadline, cancel=cancel
+                    ground.api, purpose, options, way, key, deadline=deadline, cancel=cancel
                 )
                 ground.watch.beat_for(*ids)
             return ground.shared[wanted]
+
+
+def _left(ground: _Ground, deadline: Deadline) -> list[Left]:
+    """What is left of a run whose machines have ended, but for those that somebody keeps."""
+    api = ground.api
+    left: list[Left] = []
+    with contextlib.suppress(OrchestratorError):  # Removing says the same, and is told.
+        for seen in still_alive(api, ground.run_uuid, ground.kept, deadline=deadline):
+            if machine := leftovers.identified(api, seen):
+                text = f"{seen.name} ({seen.instance_id}, {api.region}) is {seen.state}"
+                target = seen.tags.get(TARGET, machine.target)  # A bake's machine is called -bake.
+                left.append(Left(text=text, machine=machine, target=target))
+    texts = remove_shared(api, ground.run_uuid, deadline=deadline)
+    return left + [Left(text=f"{text} ({api.region})") for text in texts]

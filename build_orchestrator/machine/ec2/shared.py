@@ -11,25 +11,26 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from build_orchestrator.command import run
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure, OrchestratorError
+from build_orchestrator.errors import EnvironmentFailure, OrchestratorError, Refused
 from build_orchestrator.locks import private_folder
 from build_orchestrator.machine.ec2.api import PATIENT, Api, persist
 from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of
 from build_orchestrator.machine.ec2.launch import (
     RUN,
+    Purpose,
+    Seen,
     Shared,
     Way,
     group_name,
     key_name,
     shared_name,
-    shared_tags,
     tag_list,
 )
 
@@ -44,7 +45,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 RELEASE_PAUSE_S = 0.5
 LONGEST_RELEASE_PAUSE_S = 5.0
-IN_USE = "a machine of the run uses it"
+BEHIND_S = 5.0
+"""For so long AWS may show alive what it has been told to end."""
 
 _making_key = threading.Lock()
 """Every region of a run has the same keys, and asks for them at the same time."""
@@ -57,7 +59,7 @@ def user_key(machine_folder: Path, kind: str) -> Path:
 
 def make_shared(
     api: Api,
-    run_uuid: str,
+    purpose: Purpose,
     options: Mapping[str, str],
     way: Way,
     key: Path,
@@ -73,12 +75,31 @@ def make_shared(
     Raises:
         EnvironmentFailure: AWS will not have them, or the caller's address is not known.
     """
-    public, name = _public_key(key, way, deadline), key_name(run_uuid, way)
-    key_id = _import_key(api, run_uuid, name, public, deadline, cancel)
-    own = options.get("security_group_id")
-    group = own or _make_group(api, run_uuid, options, way.port, deadline, cancel)
+    if own := options.get("security_group_id", ""):
+        _check_group(api, own, deadline, cancel)
+    public, name = _public_key(key, way, deadline), key_name(purpose.run_uuid, way)
+    key_id = _import_key(api, purpose, name, public, deadline, cancel)
+    group = own or _make_group(api, purpose, options, way.port, deadline, cancel)
     shared = Shared(key_name=name, group_id=group, public_key=public)
     return shared, (key_id,) if own else (key_id, group)
+
+
+def _check_group(api: Api, group_id: str, deadline: Deadline, cancel: Cancel) -> None:
+    """A launch would not tell a group that never was from one that is not known everywhere yet."""
+
+    def ask() -> None:
+        try:
+            api.ec2.describe_security_groups(GroupIds=[group_id])
+        except Exception as error:
+            if code_of(error) not in GONE:
+                raise
+            raise Refused(
+                f"{api.region} has no security group {group_id}",
+                resolution="Groups belong to one region: correct launch.security_group_id in "
+                "targets.yaml, or leave it out, and one is made for each run.",
+            ) from error
+
+    persist(ask, f"security group {group_id}", deadline=deadline, cancel=cancel)
 
 
 def _public_key(key: Path, way: Way, deadline: Deadline) -> str:
@@ -95,7 +116,7 @@ def _public_key(key: Path, way: Way, deadline: Deadline) -> str:
 
 
 def _import_key(
-    api: Api, run_uuid: str, name: str, public: str, deadline: Deadline, cancel: Cancel
+    api: Api, purpose: Purpose, name: str, public: str, deadline: Deadline, cancel: Cancel
 ) -> str:
     def ask() -> str:
         for pair in _key_pairs(api, "key-name", name):
@@ -103,7 +124,7 @@ def _import_key(
         answer = api.once.import_key_pair(
             KeyName=name,
             PublicKeyMaterial=public.encode(),
-            TagSpecifications=[_tagged("key-pair", run_uuid, api)],
+            TagSpecifications=[_tagged("key-pair", purpose, api)],
         )
         return str(answer["KeyPairId"])
 
@@ -117,13 +138,13 @@ def _key_pairs(api: Api, by: str, value: str) -> list[dict[str, Any]]:
 
 def _make_group(
     api: Api,
-    run_uuid: str,
+    purpose: Purpose,
     options: Mapping[str, str],
     port: int,
     deadline: Deadline,
     cancel: Cancel,
 ) -> str:
-    doing = "the run's security group"
+    doing, run_uuid = "the run's security group", purpose.run_uuid
     source = allowed(api, options)
 
     def make() -> str:
@@ -135,7 +156,7 @@ def _make_group(
         answer = api.once.create_security_group(
             GroupName=name,
             Description="The machines of one run of build-orchestrator; removed after it",
-            TagSpecifications=[_tagged("security-group", run_uuid, api)],
+            TagSpecifications=[_tagged("security-group", purpose, api)],
             **({"VpcId": network} if network else {}),
         )
         return str(answer["GroupId"])
@@ -173,8 +194,9 @@ def _network_of(api: Api, subnet: str) -> str:
     return str(api.ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"])
 
 
-def _tagged(kind: str, run_uuid: str, api: Api) -> dict[str, Any]:
-    return {"ResourceType": kind, "Tags": tag_list(shared_tags(run_uuid, now=api.now()))}
+def _tagged(kind: str, purpose: Purpose, api: Api) -> dict[str, Any]:
+    tags = purpose.tags(shared_name(purpose.run_uuid), now=api.now())
+    return {"ResourceType": kind, "Tags": tag_list(tags)}
 
 
 def _groups(api: Api, run_uuid: str) -> list[dict[str, Any]]:
@@ -226,14 +248,36 @@ def _host_range(address: str) -> str:
 # --- their end ----------------------------------------------------------------------------------
 
 
-def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
+def still_alive(
+    api: Api, run_uuid: str, spared: Collection[str], *, deadline: Deadline
+) -> list[Seen]:
+    """The machines of a run that AWS shows alive for longer than its answers may be behind.
+
+    Args:
+        spared: names of those that are not looked for.
+    """
+    until = Deadline(deadline.stage, min(BEHIND_S, deadline.remaining_s))
+    while True:
+        machines = persist(
+            lambda: api.machines(run=run_uuid),
+            f"look for machines of run {run_uuid}",
+            deadline=deadline,
+            cancel=NEVER,
+        )
+        found = [seen for seen in machines if seen.alive and seen.name not in spared]
+        if not found or until.passed:
+            return found
+        NEVER.sleep(min(RELEASE_PAUSE_S, until.remaining_s))
+
+
+def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> tuple[str, ...]:
     """Remove what the run's machines shared, and disks that outlived them.
 
-    The group stays while a machine of the run lives (a kept one), and can go only when the last
-    has ended, which may take AWS a minute. Twice is harmless.
+    The group stays while a machine of the run lives, and goes with the last; it can go only when
+    that has ended, which may take AWS a minute. Twice is harmless.
 
     Returns:
-        What is left, in words; empty where nothing is.
+        What could not be removed, in words.
     """
     left = []
     for kind, remove in (("key pair", _remove_keys), ("volume", _remove_volumes)):
@@ -245,7 +289,7 @@ def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> str:
         _remove_group(api, run_uuid, deadline)
     except OrchestratorError as error:
         left.append(f"security group {shared_name(run_uuid)}: {error.brief}")
-    return "; ".join(left)
+    return tuple(left)
 
 
 def _remove_keys(api: Api, run_uuid: str, deadline: Deadline) -> None:
@@ -284,7 +328,7 @@ def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
             lambda: api.machines(run=run_uuid), doing, deadline=deadline, cancel=NEVER
         )
         if any(machine.alive for machine in machines):
-            raise EnvironmentFailure(IN_USE)
+            return
         # Its network interfaces are released when the machines have ended, not before.
         ended = all(machine.state == "terminated" for machine in machines)
         if ended and all(_is_deleted(api, str(group["GroupId"])) for group in groups):
