@@ -20,7 +20,7 @@ from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.journal import HEARTBEAT, JOURNAL, Entry, append, read, run_id, run_state
 from build_orchestrator.locks import is_held, state_home, try_lock
-from build_orchestrator.machine.contract import Provider, Shares, ShowsHeartbeats
+from build_orchestrator.machine.contract import NotAllAsked, Provider, Shares, ShowsHeartbeats
 from build_orchestrator.model import Identity
 
 DESTROY_S = 60.0
@@ -65,6 +65,7 @@ def sweep(
     only: str = "",
     dry_run: bool = False,
     limit_s: float = DESTROY_S,
+    unasked: Callable[[NotAllAsked], None] | None = None,
 ) -> tuple[Swept, ...]:
     """Destroy every machine of this host that was left behind.
 
@@ -76,10 +77,21 @@ def sweep(
             if it is kept. A target's name reaches no kept machine of another project.
         dry_run: list, destroy nothing.
         limit_s: how long one machine may take to be gone, or to be sure that there is none.
+        unasked: hears of the places of a provider that did not answer, and all others are swept.
+
+    Raises:
+        NotAllAsked: there is such a place, and nobody hears of it.
     """
     found = _known(project)
     for name in names:
-        for identity in provider(name).leftovers():
+        try:
+            shown = provider(name).leftovers()
+        except NotAllAsked as error:
+            if unasked is None:
+                raise
+            unasked(error)
+            shown = error.shown
+        for identity in shown:
             known = found.get(identity.name) or _shown(identity)
             found[identity.name] = dataclasses.replace(known, shown=identity)
     swept = [

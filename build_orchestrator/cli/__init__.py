@@ -121,7 +121,7 @@ def _called(arguments: list[str]) -> int:
             error.show()
         return ExitCode.USAGE
     except OrchestratorError as error:
-        streams.say(described(error), err=True)
+        streams.complain(error)
         return error.exit_code
     except BrokenPipeError:
         return ExitCode.OK  # Whoever read us has enough, as in `build list | head`.
@@ -136,14 +136,6 @@ def _called(arguments: list[str]) -> int:
         streams.say(f"build: a bug of ours: {type(error).__name__}: {error}", err=True)
         streams.say(f"The trace is in {_keep_trace()}; please report it.", err=True)
         return ExitCode.BUG
-
-
-def described(error: OrchestratorError) -> str:
-    """What happened, where, and what to try, as a person reads it."""
-    parts = [f"build: {error.brief}"]
-    parts += [f"  {line}" for line in error.details.splitlines()]
-    parts += [f"  {line}" for line in error.resolution.splitlines()]
-    return "\n".join(parts)
 
 
 def _keep_trace() -> str:

@@ -36,7 +36,7 @@ def placed(plan: Plan, endpoint: str) -> Plan:
     and kept with what is launched, so that any later sweep knows where to look.
 
     Raises:
-        UsageError: no region is known, or the endpoint is malformed.
+        UsageError: no region is known, zones are not the region's, or the endpoint is malformed.
     """
     if not any(build.target.provider == "aws" for build in plan.builds):
         return plan
@@ -45,6 +45,11 @@ def placed(plan: Plan, endpoint: str) -> Plan:
     lost = [build.name for build in builds if _is_lost(build)]
     if lost:
         raise _no_region(lost)
+    if elsewhere := [build.name for build in builds if _is_elsewhere(build.target)]:
+        raise UsageError(
+            f"launch.zones of {', '.join(elsewhere)} are not of region {here['region']}",
+            resolution="Set launch.region in targets.yaml beside them, or another AWS_REGION.",
+        )
     return dataclasses.replace(plan, builds=builds)
 
 
@@ -118,6 +123,11 @@ def _placed(build: Build, here: dict[str, str]) -> Build:
 
 def _is_lost(build: Build) -> bool:
     return build.target.provider == "aws" and not build.target.options.get("region")
+
+
+def _is_elsewhere(target: Target) -> bool:
+    region, zones = target.options.get("region", ""), target.options.get("zones", "")
+    return not all(zone.startswith(region) for zone in zones.split())
 
 
 def region_here() -> str:

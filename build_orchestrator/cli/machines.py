@@ -20,7 +20,7 @@ from build_orchestrator.cli.project import (
     provider_maker,
     run_folder,
 )
-from build_orchestrator.cli.streams import say
+from build_orchestrator.cli.streams import complain, say
 from build_orchestrator.errors import ExitCode, OrchestratorError, UsageError
 from build_orchestrator.machine import LOCAL
 
@@ -286,6 +286,7 @@ def sweep(
 
     take_old_name(lambda text: say(text, err=True))
     cloud = cloud_of(configuration_or_none(ctx), aws_endpoint or "", region) if provider else None
+    unasked: list[OrchestratorError] = []
     found = do_sweep(
         provider_maker(lambda text: say(text, err=True), cloud),
         (*LOCAL, provider) if provider else LOCAL,
@@ -293,16 +294,20 @@ def sweep(
         only=only,
         dry_run=dry_run,
         limit_s=SWEEP_S,
+        unasked=unasked.append,
     )
     if as_json:
         say(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
         for each in found:
             say(f"{each.state:<10} {each.name}  ({each.reason})")
-        if not found:
+        if not found and not unasked:
             say(f"nothing called {only!r} was left behind" if only else "nothing was left behind")
     leaked = any(each.state == "leaked" for each in found)
-    return ExitCode.LEAKED if leaked else ExitCode.OK
+    for error in unasked:
+        complain(error)
+    worst = unasked[0].exit_code if unasked else ExitCode.OK
+    return ExitCode.LEAKED if leaked else worst
 
 
 def _utc(at: float) -> str:

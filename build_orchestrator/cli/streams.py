@@ -9,6 +9,8 @@ from typing import TextIO
 
 import click
 
+from build_orchestrator.errors import OrchestratorError
+
 
 def fill() -> None:
     """Open /dev/null in the place of every standard stream that was closed before we began.
@@ -27,6 +29,14 @@ def say(text: str, *, err: bool = False) -> None:
     """Print a line of a command that has an effect, which must not depend on who reads it."""
     with contextlib.suppress(OSError, ValueError):
         click.echo(text, err=err)
+
+
+def complain(error: OrchestratorError) -> None:
+    """Print what happened, where, and what to try, as a person reads it."""
+    parts = [f"build: {error.brief}"]
+    parts += [f"  {line}" for line in error.details.splitlines()]
+    parts += [f"  {line}" for line in error.resolution.splitlines()]
+    say("\n".join(parts), err=True)
 
 
 def let_go() -> None:

@@ -58,10 +58,11 @@ def check(
         message = f"unknown recipe {defaults.recipe}{did_you_mean(defaults.recipe, file.recipes)}"
         findings.add(("defaults", "recipe") if file.defaults else ("recipes",), message)
     _check_destinations(defaults.destinations, findings, ("defaults", "destinations"))
-    _check_launch(defaults.launch, findings, ("defaults", "launch"))
+    general = defaults.launch or LaunchRow()
+    _check_launch(general, general, findings, ("defaults", "launch"))
     targets: dict[str, str] = {}
     for name, distro in file.distros.items():
-        _check_distro(name, distro, findings, providers)
+        _check_distro(name, distro, general, findings, providers)
         _check_joined(name, distro, findings, targets)
     for name, flavour in file.flavours.items():
         _check_flavour(flavour, file.distros, findings, ("flavours", name), project)
@@ -73,7 +74,11 @@ def check(
 
 
 def _check_distro(
-    name: str, distro: DistroRow, findings: Findings, providers: frozenset[str]
+    name: str,
+    distro: DistroRow,
+    general: LaunchRow,
+    findings: Findings,
+    providers: frozenset[str],
 ) -> None:
     place: Place = ("distros", name)
     for provider in sorted(providers):
@@ -105,7 +110,7 @@ def _check_distro(
             _note(findings, (*here, "options", name), option_problem(provider, name, value))
         if target.launch is not None and provider != "aws":
             findings.add((*here, "launch"), "only machines of aws are launched")
-        _check_launch(target.launch, findings, (*here, "launch"))
+        _check_launch(target.launch, general, findings, (*here, "launch"))
 
 
 def _check_joined(
@@ -186,11 +191,17 @@ def _check_ami(image: ImageRow, findings: Findings, place: Place) -> None:
         findings.add(place, "ami_name and ami_owner go together: anybody may take any name")
 
 
-def _check_launch(launch: LaunchRow | None, findings: Findings, place: Place) -> None:
+def _check_launch(
+    launch: LaunchRow | None, general: LaunchRow, findings: Findings, place: Place
+) -> None:
     if launch is None:
         return
     if launch.subnet_id and launch.zones:
         findings.add((*place, "zones"), "a subnet has its own zone; give one or the other")
+    for position, zone in enumerate(launch.zones):
+        if not zone.startswith(launch.region or general.region):
+            message = f"is not a zone of {launch.region or general.region}"
+            findings.add((*place, "zones", position), f"{zone} {message}")
     if launch.host_key == "first-use" and launch.address != "private":
         message = "first-use goes with address: private; anybody may answer for a public one"
         findings.add((*place, "host_key"), message)

@@ -48,13 +48,15 @@ class LaunchRow:
     instance_types: tuple[str, ...] = entry(
         "Types of machine.",
         default=(),
+        filled=True,
         pattern=INSTANCE_TYPE,
         wanted="a type such as t3.medium",
         without="`t3.medium`",
     )
     zones: tuple[str, ...] = entry(
-        "Availability zones.",
+        "Availability zones, all of the region.",
         default=(),
+        filled=True,
         pattern="[a-z]{2}(-[a-z0-9]+)+",
         wanted="a zone such as eu-west-1a",
         without="AWS chooses",

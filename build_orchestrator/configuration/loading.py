@@ -41,6 +41,13 @@ from build_orchestrator.model import (
 
 FILE = "targets.yaml"
 
+REPLACED = {
+    "subnet_id": {"zones"},
+    "zones": {"subnet_id"},
+    "region": {"zones", "subnet_id", "security_group_id"},
+}
+"""Who says this of his own machines does not mean what stands there for all others."""
+
 Layered = TypeVar("Layered", Size, Deadlines)
 
 
@@ -196,10 +203,10 @@ def _options(provider: str, defaults: DefaultsRow, target: TargetRow) -> Mapping
     if provider != "aws":
         return target.options
     general, own = _launch(defaults.launch), _launch(target.launch)
-    # A subnet has a zone of its own, so who names one does not mean the zones of all others.
-    for name, other in (("subnet_id", "zones"), ("zones", "subnet_id")):
-        if name in own:
-            general.pop(other, None)
+    # A subnet has a zone of its own, and what is of one region is not of another.
+    for name, others in REPLACED.items():
+        if name in own and own[name] != general.get(name):
+            general = {key: value for key, value in general.items() if key not in others}
     return general | own
 
 

@@ -6,12 +6,13 @@ are. Every provider passes the same contract tests (tests/contract).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import EnvironmentFailure, OrchestratorError
 from build_orchestrator.model import Distro, Identity, Image, Size
 
 OnLine = Callable[[str], None]
@@ -64,6 +65,22 @@ class Cloud:
     """Address of its API; empty for its own."""
     regions: tuple[str, ...] = ()
     """Where leftovers are looked for."""
+
+
+class NotAllAsked(EnvironmentFailure):
+    """A provider has places that did not say what they show."""
+
+    def __init__(self, errors: Sequence[OrchestratorError], shown: list[Identity]) -> None:
+        """
+        Args:
+            errors: why, one for each place; at least one.
+            shown: what the other places show.
+        """
+        first, *rest = errors
+        details = [first.details, *(f"{each.brief}\n{each.details}" for each in rest)]
+        said = "\n".join(text.strip() for text in details if text.strip())
+        super().__init__(first.brief, details=said, resolution=first.resolution)
+        self.shown = shown
 
 
 class Machine(Protocol):
@@ -174,7 +191,11 @@ class Provider(Protocol):
         ...
 
     def leftovers(self) -> list[Identity]:
-        """Every machine of ours that this provider shows, by name alone, whoever started it."""
+        """Every machine of ours that this provider shows, by name alone, whoever started it.
+
+        Raises:
+            NotAllAsked: some of it does not answer.
+        """
         ...
 
 

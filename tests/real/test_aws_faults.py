@@ -276,6 +276,25 @@ def test_sigterm_destroys_and_sigkill_leaves_it_to_the_sweep(
     project.assert_nothing_left()
 
 
+def test_a_region_that_says_no_keeps_nobody_from_the_others(
+    project: AwsProject, tmp_path: Path
+) -> None:
+    """An account has not enabled each of them. What the others show is swept, and it is told."""
+    asleep = project.up("--keep", "always", "--keep-for", "1h")
+    assert asleep.status == 0, asleep.words
+    (name,) = (each["name"] for each in project.launched())
+    project.server.fault("DescribeInstances", "OptInRequired")
+    regions = ("--region", "ap-east-1", "--region", REGION)
+    swept = project.at_standin(
+        "sweep", name, "--provider", "aws", *regions, XDG_STATE_HOME=str(tmp_path / "state")
+    )
+    assert swept.status == 3, swept.words
+    assert swept.stdout.startswith(f"destroyed  {name}")
+    assert "what is left in ap-east-1: AWS refused with OptInRequired" in swept.stderr
+    assert "has not enabled the region" in swept.stderr
+    assert project.server.left() == []
+
+
 def test_what_a_run_shared_that_was_killed_at_its_end_is_swept(project: AwsProject) -> None:
     """Its machine is gone, and says so; its group is still in use, and has a young tag. A sweep of
     this host alone, as each `build up` begins with, asks AWS nothing, and forgets no one."""

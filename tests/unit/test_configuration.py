@@ -561,6 +561,9 @@ def test_how_to_launch_is_layered(tmp_path: Path) -> None:
     text = AWS.replace("spot: false", "subnet_id: subnet-01234567")
     target = load(project(tmp_path, text), providers=CLOUD).targets["debian_bookworm_aws"]
     assert "zones" not in target.options
+    text = AWS.replace("spot: false", "region: eu-north-1")
+    target = load(project(tmp_path, text), providers=CLOUD).targets["debian_bookworm_aws"]
+    assert (target.options["region"], "zones" in target.options) == ("eu-north-1", False)
 
 
 @pytest.mark.parametrize(
@@ -572,6 +575,10 @@ def test_how_to_launch_is_layered(tmp_path: Path) -> None:
         ("user: admin", "allow_from: 10.0.0.1/8", "is not a range of addresses"),
         ("user: admin", "zone: eu-west-1a", "did you mean zones?"),
         ("eu-west-1a, eu-west-1b], spot: true", "eu-west-1a], subnet_id: subnet-01234567", "zones"),
+        ("[t3.small, t3a.small]", "[]", "must not be empty"),
+        ("[eu-west-1a, eu-west-1b]", "[]", "must not be empty"),
+        ("eu-west-1b]", "us-east-1b]", ":3:51: defaults.launch.zones[1]: us-east-1b is not a zone"),
+        ("user: admin", "zones: [us-east-1a]", "zones[0]: us-east-1a is not a zone of eu-west-1"),
         ("      aws:", "      qemu:", "only machines of aws are launched"),
     ],
 )

@@ -20,6 +20,7 @@ from build_orchestrator.machine.contract import (
     Cloud,
     Left,
     MachineRequest,
+    NotAllAsked,
     Notify,
     silent,
 )
@@ -154,12 +155,16 @@ class Ec2Provider:
 
     def leftovers(self) -> list[Identity]:
         """What AWS shows of ours in the regions that were named; see ``leftovers``."""
-        endpoint = self._cloud.endpoint
-        return [
-            identity
-            for region in self._cloud.regions
-            for identity in leftovers.find(api_of(region, endpoint))
-        ]
+        shown: list[Identity] = []
+        errors = []
+        for region in self._cloud.regions:
+            try:
+                shown += leftovers.find(api_of(region, self._cloud.endpoint))
+            except OrchestratorError as error:  # An account has not enabled every region.
+                errors.append(error)
+        if errors:
+            raise NotAllAsked(errors, shown)
+        return shown
 
     def living(self, identity: Identity) -> str:
         details = identity.details
