@@ -77,6 +77,21 @@ def test_a_disk_that_is_not_there_is_told_before_anything_starts(project: Projec
     assert project.up().status == 0
 
 
+def test_zones_must_be_of_the_region_that_this_host_means(project: Project) -> None:
+    """The file names zones alone, so only here it is known that they are of another region."""
+    path = project.folder / "targets.yaml"
+    content = yaml.safe_load(path.read_text())
+    row = {"image": {"ami": "ami-12345678"}, "launch": {"zones": ["eu-west-1a", "eu-west-1b"]}}
+    content["distros"]["debian_bookworm"]["providers"]["aws"] = row
+    path.write_text(yaml.safe_dump(content))
+    name = "debian_bookworm_aws"
+    assert project.build("plan", name, AWS_REGION="eu-west-1").status == 0
+    done = project.build("up", name, AWS_REGION="us-east-1")
+    assert done.status == 2, done.words
+    assert f"launch.zones of {name} are not of region us-east-1" in done.stderr
+    assert project.runs == []
+
+
 def test_nothing_over_the_budget_is_started(project: Project) -> None:
     """Neither a build nor a bake: both launch machines that cost money. Who only looks may."""
     path = project.folder / "targets.yaml"
