@@ -179,6 +179,7 @@ def test_two_targets_at_once_and_plain_vagrant(project: LibvirtProject, tmp_path
         customer.forget_libvirt()
 
 
+@pytest.mark.soak  # `make test` sees the same of the provider alone, in the contract suite.
 def test_a_boot_that_takes_too_long_is_the_environments(project: LibvirtProject) -> None:
     """Exit 3, and nothing is left of what Vagrant had begun."""
     project.write("true", boot_s=8)
