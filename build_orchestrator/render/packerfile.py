@@ -9,14 +9,18 @@ hands on what they were in between: `configuration` takes none with its braces.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import Flavour, ImageSource, Target
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "packer/packerfile.json.j2"
 INSIDE = "packer/inside.sh"
@@ -122,26 +126,12 @@ def packerfile(
     Raises:
         UsageError: the template is broken, or what it makes is no JSON.
     """
-    from jinja2 import Environment, StrictUndefined, TemplateError
+    from jinja2 import TemplateError
 
-    environment = Environment(
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        undefined=StrictUndefined,
-        finalize=quoted,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # This is JSON: finalize quotes everything.
-    )
     builders = [_builder(target, each) for target in targets for each in flavours]
     first = targets[0]
     try:
-        text = environment.from_string(template).render(
+        text = _compiled(template).render(
             builders=builders,
             boxed=[each.name for each in builders if each.provider in BOXED],
             disks=[each.name for each in builders if each.provider == "qemu"],
@@ -165,6 +155,28 @@ def packerfile(
         line = getattr(error, "lineno", None)
         raise _broken(f"{TEMPLATE}{f':{line}' if line else ''}: {error}") from error
     return _parsed(text)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    """Compiling takes far longer than rendering, and each image of each target is rendered."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        undefined=StrictUndefined,
+        finalize=quoted,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # This is JSON: finalize quotes everything.
+    )
+    return environment.from_string(template)
 
 
 def part_of(text: str) -> str:

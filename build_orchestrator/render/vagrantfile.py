@@ -7,13 +7,17 @@ Ruby, quoted, so that no value of targets.yaml can become code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from build_orchestrator.errors import UsageError
 from build_orchestrator.model import Distro, ImageSource, Recipe, Size, Target, through_vagrant
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "vagrant/Vagrantfile.j2"
 COMMITTED = "vagrant/Vagrantfile"
@@ -144,7 +148,28 @@ def _launch(target: Target) -> dict[str, str]:
 
 
 def _rendered(template: str, machines: tuple[Described, ...], recipe: Recipe | None) -> str:
-    from jinja2 import Environment, StrictUndefined, TemplateError
+    from jinja2 import TemplateError
+
+    try:
+        return _compiled(template).render(
+            machines=machines,
+            recipe=recipe,
+            inputs=_inputs(recipe) if recipe else [],
+            facts=SSH_FACTS,
+            setup=SETUP,
+        )
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise UsageError(
+            f"{TEMPLATE}{f':{line}' if line else ''}: {error}",
+            resolution="Correct the project's own template, or remove it to use the shipped one.",
+        ) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    """Compiling takes far longer than rendering, and each build of a run is rendered."""
+    from jinja2 import Environment, StrictUndefined
 
     def finalize(value: Any) -> str:
         # What is undefined says so, with its name, when it becomes text.
@@ -158,20 +183,7 @@ def _rendered(template: str, machines: tuple[Described, ...], recipe: Recipe | N
         keep_trailing_newline=True,
         autoescape=False,  # This is Ruby: finalize quotes everything.
     )
-    try:
-        return environment.from_string(template).render(
-            machines=machines,
-            recipe=recipe,
-            inputs=_inputs(recipe) if recipe else [],
-            facts=SSH_FACTS,
-            setup=SETUP,
-        )
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise UsageError(
-            f"{TEMPLATE}{f':{line}' if line else ''}: {error}",
-            resolution="Correct the project's own template, or remove it to use the shipped one.",
-        ) from error
+    return environment.from_string(template)
 
 
 def ruby(value: Any) -> str:

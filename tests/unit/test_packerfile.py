@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import msgspec
 import pytest
 import yaml
@@ -270,6 +271,24 @@ def test_a_broken_template_is_named_with_its_line(project: Project) -> None:
     (project.folder / TEMPLATE).write_text("{")
     with pytest.raises(UsageError, match="makes no JSON"):
         content_of(project)
+
+
+def test_a_template_is_compiled_once_however_many_images_it_makes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def from_string(self: jinja2.Environment, source: str) -> jinja2.Template:
+        compiled.append(source)
+        return before(self, source)
+
+    before = jinja2.Environment.from_string
+    monkeypatch.setattr(jinja2.Environment, "from_string", from_string)
+    for comment in ("<# one #>", "<# another #>"):
+        text = (project.folder / TEMPLATE).read_text()
+        (project.folder / TEMPLATE).write_text(comment + text)
+        project.stale()
+    assert len(compiled) == 2
 
 
 def test_a_project_without_its_own_template_uses_the_shipped_one(project: Project) -> None:
