@@ -16,8 +16,8 @@ Sources = tuple[str, ...]
 
 def package_sources(suite: str, *, deadline: Deadline) -> list[Sources]:
     """What to hand to mmdebstrap, best first: lists of one-line sources, or nothing at all."""
-    main = _site("Debian", deadline)
-    security = _site("Debian-Security", deadline)
+    sites = _sites(deadline)
+    main, security = sites.get("Debian"), sites.get("Debian-Security")
     if not main:
         return [()]
     only_main = (f"deb {main} {suite} main",)
@@ -33,16 +33,17 @@ def package_sources(suite: str, *, deadline: Deadline) -> list[Sources]:
     ]
 
 
-def _site(label: str, deadline: Deadline) -> str:
-    """The address that this host uses for an archive; empty where it uses none."""
+def _sites(deadline: Deadline) -> dict[str, str]:
+    """The address that this host uses for each archive, by the archive's label."""
     if shutil.which("apt-get") is None:
-        return ""
+        return {}
     finished = run(
         ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"],
         deadline=deadline,
     )
+    sites: dict[str, str] = {}
     for line in finished.stdout.decode(errors="replace").splitlines():
-        found, _, address = line.partition(" ")
-        if found == label and address:
-            return address
-    return ""
+        label, _, address = line.partition(" ")
+        if address:
+            sites.setdefault(label, address)
+    return sites
