@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def project_file() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "targets.yaml").read_text())
+    text = (ROOT / "targets.yaml").read_text("utf-8")
+    content: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)  # The other takes 50 ms.
     return content
 
 

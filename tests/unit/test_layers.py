@@ -7,6 +7,7 @@ and on a breach of it, so that a rule that sees nothing is seen.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -82,7 +83,7 @@ class Module:
         """The first part of its place; the package's own ``__init__`` is in no room."""
         return self.place.split("/")[0]
 
-    @property
+    @functools.cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.source)
 
@@ -90,8 +91,9 @@ class Module:
         return any(re.match(rf"{room}([/_]|$)", self.place) for room in rooms)
 
 
+@functools.cache
 def modules() -> list[Module]:
-    """Every module of the package."""
+    """Every module of the package, read once for all rules."""
     return [
         Module(str(path.relative_to(PACKAGE).with_suffix("")), path.read_text("utf-8"))
         for path in sorted(PACKAGE.rglob("*.py"))

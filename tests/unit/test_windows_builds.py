@@ -276,7 +276,8 @@ def test_what_is_journalled_says_that_winrm_is_wanted() -> None:
 def test_a_password_is_read_with_the_key_of_the_run(tmp_path: Path) -> None:
     """And with no other. As long as the machine has told none, there is none."""
     for name in ("id_rsa", "other"):
-        make = ["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(tmp_path / name)]
+        make = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048"]  # As ours.
+        make += ["-N", "", "-f", str(tmp_path / name)]
         command.run(make, deadline=Deadline("key", 20)).check("ssh-keygen")
     public = load_ssh_public_key((tmp_path / "id_rsa.pub").read_bytes())
     assert isinstance(public, RSAPublicKey)
