@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 
 from build_orchestrator import journal
+from build_orchestrator.cli import run
 from build_orchestrator.cli.project import RUNS
 from tests.contract.machines import carriers
 
@@ -113,6 +116,19 @@ class Project:
         with self.started(*arguments, cwd=cwd, **environ) as child:
             stdout, stderr = child.communicate(timeout=self.limit_s)
         return Done(status=child.returncode, stdout=stdout, stderr=stderr)
+
+    def called(self, *arguments: str, **environ: str) -> Done:
+        """The same without a Python of its own, whose start takes longer than most commands: for
+        what they say and write, where it is not about the process and its streams."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, {**self.environ, **environ}, clear=True),
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            status = run(list(arguments))
+        return Done(status=int(status), stdout=out.getvalue(), stderr=err.getvalue())
 
     def up(self, *arguments: str, **environ: str) -> Done:
         """Run ``build up`` for the one target."""

@@ -67,12 +67,12 @@ def test_a_disk_that_is_not_there_is_told_before_anything_starts(project: Projec
     name = "debian_bookworm_qemu"
     where = f"targets.yaml:{number}:{column}: distros.debian_bookworm.providers.qemu.image.path"
     for command in ("up", "bake"):
-        done = project.build(command, name)
+        done = project.called(command, name)
         assert done.status == 2, done.words
         assert f"{where}: images/disk.qcow2 does not exist" in done.stderr
     assert not (project.folder / "runs").exists()
     for arguments in (["list", "--json"], ["plan", name], ["render", name], ["why", name]):
-        looked = project.build(*arguments)
+        looked = project.called(*arguments)
         assert looked.status == 0, looked.words
     assert project.up().status == 0
 
@@ -104,11 +104,11 @@ def test_nothing_over_the_budget_is_started(project: Project) -> None:
     path.write_text(yaml.safe_dump(content))
     name = "debian_bookworm_aws"
     for command in ("up", "bake"):
-        done = project.build(command, name)
+        done = project.called(command, name)
         assert done.status == 2, done.words
         assert "over the budget; nothing was started" in done.stderr
     assert not (project.folder / "runs").exists()
-    looked = project.build("up", name, "--dry-run", "--keep", "always", "--keep-for", "100h")
+    looked = project.called("up", name, "--dry-run", "--keep", "always", "--keep-for", "100h")
     assert looked.status == 0, looked.words
     (most,) = re.findall(r"(\S+) USD if every build", looked.stdout)
     assert float(most) > 4, "the time for which it may be kept is paid for"
@@ -118,21 +118,21 @@ def test_committed_files_that_are_not_what_would_be_written_are_told(project: Pr
     """Exit 2 names each of them, and what writes them again; nothing is changed by looking."""
     file = project.folder / "vagrant/Vagrantfile"
     stray = project.folder / "packer/debian_gone/packerfile.json"
-    assert project.build("render", "--write").status == 0
-    assert project.build("render", "--check").status == 0
+    assert project.called("render", "--write").status == 0
+    assert project.called("render", "--check").status == 0
     current = file.read_text()
     file.write_text(f"{current}# mine\n")
     stray.parent.mkdir(parents=True)
     stray.touch()
-    done = project.build("render", "--check")
+    done = project.called("render", "--check")
     assert done.status == 2
     assert f"{stray}, {file} are not what targets.yaml makes of it" in done.stderr
     assert "`build render --write`" in done.stderr
     assert file.read_text() != current
-    assert project.build("render", "--write").status == 0
+    assert project.called("render", "--write").status == 0
     assert (file.read_text(), stray.exists()) == (current, False)
     file.unlink()
-    assert project.build("render", "--check").status == 2
+    assert project.called("render", "--check").status == 2
 
 
 def test_a_misspelt_key_is_found_at_once(project: Project) -> None:
@@ -264,7 +264,7 @@ def test_whatever_asks_aws_takes_the_old_name_of_the_secret_key(
 ) -> None:
     """What `up` could do, these can do afterwards."""
     project.environ.pop("AWS_SECRET_ACCESS_KEY", None)
-    done = project.build(*words, AWS_ACCESS_KEY_ID="someone", AWS_ACCESS_KEY="shh-shh-shh")
+    done = project.called(*words, AWS_ACCESS_KEY_ID="someone", AWS_ACCESS_KEY="shh-shh-shh")
     assert "call it AWS_SECRET_ACCESS_KEY" in done.stderr
     assert "shh-shh-shh" not in done.words
 
@@ -342,7 +342,7 @@ def test_a_run_without_its_plan_has_a_log_still(project: Project) -> None:
 def test_a_file_where_the_runs_should_be(project: Project) -> None:
     """Exit 4, with what to do, before anything starts."""
     (project.folder / "runs").touch()
-    done = project.up()
+    done = project.called("up", TARGET)
     assert done.status == 4, done.words
     assert "runs is a folder that you may write" in done.stderr
 
@@ -350,7 +350,7 @@ def test_a_file_where_the_runs_should_be(project: Project) -> None:
 def test_a_destination_that_leads_nowhere(project: Project) -> None:
     """A dangling link cannot be published to: exit 4 before anything starts."""
     (project.folder / "dist").symlink_to("/nonexistent/dist")
-    done = project.up()
+    done = project.called("up", TARGET)
     assert done.status == 4, done.words
     assert "dist is no folder" in done.stderr
 
@@ -465,7 +465,7 @@ def test_a_kept_machine_that_died(project: Project) -> None:
 def test_a_secret_too_short_to_mask(project: Project) -> None:
     """Exit 2 before anything starts; its value is not told."""
     project.write(recipe={"secrets": ["TOKEN"]})
-    done = project.up(TOKEN="q7x")
+    done = project.called("up", TARGET, TOKEN="q7x")
     assert done.status == 2, done.words
     assert "q7x" not in done.words
     assert project.runs == []
@@ -475,7 +475,7 @@ def test_a_secret_too_short_to_mask(project: Project) -> None:
 @pytest.mark.parametrize("place", ["/nonexistent/x", "/"])
 def test_a_file_that_cannot_be_written(project: Project, option: str, place: str) -> None:
     """Exit 2 before anything starts."""
-    done = project.up(option, place)
+    done = project.called("up", TARGET, option, place)
     assert done.status == 2, done.words
     assert option in done.stderr
     assert project.runs == []
@@ -561,7 +561,7 @@ def test_doctor_looks_at_a_user_without_an_account(monkeypatch: pytest.MonkeyPat
 )
 def test_a_variable_that_makes_no_sense(project: Project, name: str, value: str, says: str) -> None:
     """Said before anything starts, and never as a bug of ours."""
-    done = project.build("plan", TARGET, **{name: value})
+    done = project.called("plan", TARGET, **{name: value})
     assert done.status == 2
     assert says in done.stderr
 

@@ -30,29 +30,29 @@ def project(isolated_home: Path) -> Project:
 
 
 def test_a_file_that_has_drifted_is_named_and_written_again(project: Project) -> None:
-    missing = project.build("render", "--check")
+    missing = project.called("render", "--check")
     assert (missing.status, FILE in missing.stderr) == (2, True), missing.words
-    assert project.build("render", "--write").status == 0
-    assert project.build("render", "--check").status == 0
+    assert project.called("render", "--write").status == 0
+    assert project.called("render", "--check").status == 0
     written = (project.folder / FILE).read_text()
     (project.folder / FILE).write_text(written.replace("qcow2", "raw"))
     stranger = project.folder / path_of("debian_gone")
     stranger.parent.mkdir()
     stranger.write_text("{}")
-    drifted = project.build("render", "--check")
+    drifted = project.called("render", "--check")
     assert drifted.status == 2
     assert f"{stranger}, {project.folder / FILE} are not what" in drifted.stderr
-    assert project.build("render", "--write").status == 0
+    assert project.called("render", "--write").status == 0
     assert ((project.folder / FILE).read_text(), stranger.exists()) == (written, False)
 
 
 def test_what_only_packer_would_miss_is_named_with_where_to_take_it(project: Project) -> None:
-    told = project.build("render", "--write")
+    told = project.called("render", "--write")
     assert told.status == 0, told.words
     for name in (INSIDE, SCRIPT):
         assert f"{project.folder / name}: Packer" in told.stderr
         assert f"copy {SHIPPED / name}" in told.stderr
         (project.folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(SHIPPED / name, project.folder / name)
-    again = project.build("render", "--write")
+    again = project.called("render", "--write")
     assert (again.status, again.stderr) == (0, ""), again.words

@@ -65,13 +65,13 @@ def test_an_image_that_says_nothing_of_its_base_is_stale(project: Project) -> No
     """A lock is a file that people merge."""
     image = dataclasses.replace(baked(project, AMI, days=1, ami="ami-00000001"), inputs=())
     write_baked(project.folder, image)
-    why = project.build("why", "--image", "debian_bookworm")
+    why = project.called("why", "--image", "debian_bookworm")
     assert (why.status, "stale" in why.stdout) == (0, True), why.words
 
 
 def states(project: Project, *options: str) -> dict[str, tuple[str, str]]:
     """What would become of each stale image, and why."""
-    done = project.build("images", "prune", "--dry-run", "--json", *options)
+    done = project.called("images", "prune", "--dry-run", "--json", *options)
     assert done.status == 0, done.words
     return {each["entry"]: (each["state"], each["reason"]) for each in json.loads(done.stdout)}
 
@@ -115,7 +115,7 @@ def test_saved_first_starts_go_with_their_disk(project: Project) -> None:
     for name, disk in (("of-it", image.folder / image.file), ("another", "/images/disk.qcow2")):
         (shelf / name).mkdir(parents=True)
         (shelf / name / snapshot.DISK).write_text(str(disk))
-    assert project.build("images", "prune").status == 0
+    assert project.called("images", "prune").status == 0
     assert not image.folder.exists()
     assert [path.name for path in shelf.iterdir() if path.is_dir()] == ["another"]
 
@@ -126,6 +126,6 @@ def test_what_killed_makers_have_left_goes_too(project: Project) -> None:
     (shelf / "abc.x.part" / "work").mkdir(parents=True)
     assert states(project) == {"images/abc.x.part": ("found", "unfinished")}
     assert (shelf / "abc.x.part").is_dir()
-    done = project.build("images", "prune")
+    done = project.called("images", "prune")
     assert (done.status, done.stdout) == (0, "removed  images/abc.x.part  (unfinished)\n")
     assert not (shelf / "abc.x.part").exists()
