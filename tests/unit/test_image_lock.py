@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from build_orchestrator import locks
 from build_orchestrator.errors import ConfigurationError
 from build_orchestrator.image.baked import Baked
 from build_orchestrator.image.lock import FILE, Locked, baked_in, read, write, write_baked
@@ -66,12 +68,14 @@ def test_what_names_mean_and_what_was_baked_leave_each_other_alone(project: Path
     assert len(baked_in(project)) == 2
 
 
-def test_bakes_at_once_tear_nothing(project: Path) -> None:
+def test_bakes_at_once_tear_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "POLL_S", 0.005)
     names = [f"debian_{number}_aws" for number in range(16)]
     with ThreadPoolExecutor(max_workers=8) as pool:
         writing = [pool.submit(write_baked, project, image(target=name)) for name in names]
         while not all(each.done() for each in writing):
             baked_in(project)  # Whoever reads meanwhile sees it whole.
+            time.sleep(0.002)  # Else there would be little meanwhile.
         for each in writing:
             each.result()
     assert {each.target for each in baked_in(project)} == set(names)
