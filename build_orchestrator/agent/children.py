@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 ENDING = 2000
 """Characters of a child's last words that an error repeats."""
+GRACE_S = 5.0
+"""How long a child may tidy up that is not wanted any more."""
 
 
 def find(name: str) -> str | None:
@@ -33,27 +38,58 @@ def run(
     env: Mapping[str, str] | None = None,
     resolution: str = "",
 ) -> str:
-    """Run a child to its end and return what it printed.
+    """Run a child to its end and return what it printed. Whatever ends us ends it, with its family.
 
     Raises:
         PackagerError: with ``code``, ``failed`` and the child's last words, when it does not end
             with 0 or cannot be started.
     """
     try:
-        child = subprocess.run(
+        child = subprocess.Popen(
             argv,
             env=None if env is None else dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            check=False,
+            start_new_session=True,
         )
     except OSError as error:
         raise PackagerError(code, failed, details=str(error), resolution=resolution) from error
-    said = child.stdout.decode(errors="replace")
+    try:
+        said = child.communicate()[0].decode(errors="replace")
+    except BaseException:
+        _end(child)
+        raise
     if child.returncode != 0:
         command = " ".join(argv)
         last = without_passwords(said).strip()[-ENDING:]  # in this order: a cut may go through one
         words = f"status {child.returncode} from: {command}\n{last}"
         raise PackagerError(code, failed, details=words.strip(), resolution=resolution)
     return said
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child, which may tidy up first, and then all that it has started."""
+    if os.name == "nt":  # which has no process groups
+        child.kill()
+        child.wait()
+        return
+    try:
+        _tell(child, signal.SIGINT)
+        end = time.monotonic() + GRACE_S
+        # Not reaped before its family is dead: so long nobody else can have its number.
+        while not _has_ended(child) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        _tell(child, signal.SIGKILL)
+        child.wait()
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return child.returncode is not None or os.waitid(os.P_PID, child.pid, flags) is not None
+
+
+def _tell(child: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Sequence
 
 from build_orchestrator.agent.errors import Code, PackagerError
+from build_orchestrator.agent.signals import Stopped, heard
 
 DESCRIPTION = """\
 Build the agent that a configuration describes: an interpreter and modules in cloudify/env, checked,
@@ -24,7 +25,7 @@ examples:
 exit status: 0 built; 1 no environment; 2 environment there already; 3 no download; 4 no agent
 asked for; 5 not uninstalled; 6 modules not installed; 7 no tar; 8 unknown distribution; 9 tar there
 already; 10 not what was asked for; 11 configuration not readable; 12 configuration wrong; 13
-requirements file not readable.
+requirements file not readable; 129, 130, 143 stopped by SIGHUP, SIGINT (Ctrl-C) or SIGTERM.
 """
 
 
@@ -84,7 +85,11 @@ def run(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     show_log(verbose=options.verbose, phases=options.phases)
     try:
-        build(options)
+        with heard():
+            build(options)
+    except Stopped as stopped:
+        print(f"cfy-ap: {stopped}", file=sys.stderr, flush=True)
+        return stopped.status
     except PackagerError as error:
         print(described(error), file=sys.stderr, flush=True)
         return int(error.code)

@@ -11,6 +11,7 @@ from build_orchestrator.errors import (
     BuildFailure,
     EnvironmentFailure,
     HostNotReady,
+    Interrupted,
     OrchestratorError,
     UsageError,
 )
@@ -66,6 +67,7 @@ def agent(
     from build_orchestrator.agent.cli import show_log
     from build_orchestrator.agent.errors import PackagerError
     from build_orchestrator.agent.packager import create
+    from build_orchestrator.agent.signals import Stopped, heard
 
     if wheelhouse and not wheelhouse.is_dir():
         raise UsageError(
@@ -74,17 +76,20 @@ def agent(
         )
     show_log(verbose=verbose)
     try:
-        create(
-            config_file=config,
-            force=force,
-            dryrun=dryrun,
-            no_validate=no_validation,
-            verbose=verbose,
-            output=output,
-            wheelhouse=wheelhouse,
-            offline=offline,
-            locked=locked,
-        )
+        with heard():
+            create(
+                config_file=config,
+                force=force,
+                dryrun=dryrun,
+                no_validate=no_validation,
+                verbose=verbose,
+                output=output,
+                wheelhouse=wheelhouse,
+                offline=offline,
+                locked=locked,
+            )
+    except Stopped as stopped:
+        raise Interrupted(stopped.number) from stopped
     except PackagerError as error:
         raise _translated(error) from error
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from build_orchestrator.agent.errors import PackagerError
+from build_orchestrator.agent.signals import Stopped, heard
 from build_orchestrator.agent.wagon.cli import (
     COMMANDS,
     DESCRIPTION,
@@ -24,6 +25,7 @@ from build_orchestrator.errors import (
     BuildFailure,
     EnvironmentFailure,
     HostNotReady,
+    Interrupted,
     OrchestratorError,
     UsageError,
 )
@@ -66,7 +68,10 @@ def _command(name: str, command: Command) -> click.Command:
             values[dest] = [*values[dest], *more]
         show_log(verbose=loud or verbose)
         try:
-            return command.run(argparse.Namespace(**values))
+            with heard():
+                return command.run(argparse.Namespace(**values))
+        except Stopped as stopped:
+            raise Interrupted(stopped.number) from stopped
         except PackagerError as error:
             kind = ERRORS[status_of(error)]
             raise kind(error.brief, details=error.details, resolution=error.resolution) from error

@@ -6,9 +6,12 @@ import errno
 import inspect
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
@@ -370,3 +373,71 @@ def test_the_file_for_machines_is_whole_and_always_the_same() -> None:
     }  # fmt: skip
     assert "build_orchestrator/agent/cli.py" in names
     assert not [name for name in names if not name.endswith(".py")]
+
+
+ENDLESS = """\
+#!/bin/sh
+# Plays uv: as a build backend's compiler, what it starts hears no Ctrl-C.
+echo $$ >> "$PIDS"
+sleep 300 &
+echo $! >> "$PIDS"
+wait
+"""
+
+
+def lives(pid: str) -> bool:
+    """Whether a process works on; one that nobody has reaped yet does not."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("cfy-ap", signal.SIGINT),
+        ("cfy-ap", signal.SIGHUP),
+        ("build agent", signal.SIGTERM),
+        ("build wagon", signal.SIGINT),
+        ("wagon", signal.SIGTERM),
+    ],
+)
+def test_a_signal_leaves_a_line_and_nothing_else(
+    folder: Path, command: str, number: signal.Signals
+) -> None:
+    """No trace, no folder, and nobody who works on."""
+    (folder / "bin").mkdir()
+    (folder / "tmp").mkdir()
+    for name in ("uv", "pip"):
+        (folder / "bin" / name).write_text(ENDLESS)
+        (folder / "bin" / name).chmod(0o755)
+    arguments = {
+        "cfy-ap": ["-m", "build_orchestrator.agent"],
+        "build agent": ["-m", "build_orchestrator", "agent", "-c", "config.yaml"],
+        "build wagon": ["-m", "build_orchestrator", "wagon", "create", "x", "--pip", "bin/pip"],
+        "wagon": ["-m", "build_orchestrator.agent.wagon", "create", "x", "--pip", "bin/pip"],
+    }[command]
+    pids = folder / "pids"
+    before = files(folder)
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "PIDS": str(pids),
+             "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(Path(agent.__file__).parents[2])},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        while not pids.exists() or pids.read_text().count("\n") < 2:
+            assert child.poll() is None, child.communicate()[1]
+            time.sleep(0.01)
+        child.send_signal(number)
+        said = child.communicate()[1]
+
+    assert child.returncode == 128 + number
+    assert said == f"{command.split()[0]}: stopped by {number.name}\n"
+    end = time.monotonic() + 5
+    while alive := [pid for pid in pids.read_text().split() if lives(pid)]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.01)
+    pids.unlink()
+    assert (files(folder), list((folder / "tmp").iterdir())) == (before, [])
+    assert not (folder / "cloudify").exists()

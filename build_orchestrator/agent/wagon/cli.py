@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple, NoReturn, Sequence
 
 from build_orchestrator.agent.cli import described, version
 from build_orchestrator.agent.errors import PackagerError
+from build_orchestrator.agent.signals import Stopped, heard
 from build_orchestrator.agent.wagon.errors import Status
 
 PROGRAM = "python -m build_orchestrator.agent.wagon"
@@ -68,8 +69,12 @@ def run(arguments: Sequence[str]) -> int:
         return int(Status.DONE)
     show_log(verbose=options.verbose)
     try:
-        done: int = options.run(options)
+        with heard():
+            done: int = options.run(options)
         return done
+    except Stopped as stopped:
+        print(f"wagon: {stopped}", file=sys.stderr, flush=True)
+        return stopped.status
     except PackagerError as error:
         print(described(error, "wagon"), file=sys.stderr, flush=True)
         return int(status_of(error))
