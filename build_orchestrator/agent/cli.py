@@ -94,11 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         print(described(error), file=sys.stderr, flush=True)
         return int(error.code)
     except OSError as error:
-        failed = PackagerError(
-            Code.COULD_NOT_CREATE_VIRTUALENV,
-            f"this machine failed: {error}",
-            resolution="Is there room on the file system, and may you write there?",
-        )
+        failed = of_machine(error)
         print(described(failed), file=sys.stderr, flush=True)
         return int(failed.code)
     return int(Code.DRYRUN_COMPLETE)
@@ -119,6 +115,15 @@ def build(options: argparse.Namespace) -> Path:
         wheelhouse=options.wheelhouse,
         offline=options.offline,
         locked=options.locked,
+    )
+
+
+def of_machine(error: OSError) -> PackagerError:
+    """What the machine did to us, wherever on the way: mostly, its disk was full."""
+    return PackagerError(
+        Code.COULD_NOT_CREATE_VIRTUALENV,
+        f"this machine failed: {error}",
+        resolution="Is there room on the file system, and may you write there?",
     )
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 from build_orchestrator.agent import children, lockfile, requirements
-from build_orchestrator.agent.archives import source_date_epoch, write_zip
-from build_orchestrator.agent.cli import described, show_log
+from build_orchestrator.agent.archives import source_date_epoch, whole, write_zip
+from build_orchestrator.agent.cli import described, of_machine, show_log
 from build_orchestrator.agent.config import load, named
 from build_orchestrator.agent.errors import Code, PackagerError
 from build_orchestrator.agent.installed import in_folders, names_of, top_level, wanting
@@ -88,10 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_log(verbose=False, phases=True)
     try:
         archive = build(options.config, options.output, options.folder, options.wheelhouse)
-    except PackagerError as error:
-        print(described(error, "provision"), file=sys.stderr, flush=True)
-        return int(error.code)
-    options.made.write_text(f"{archive.stem}\n", encoding="utf-8")
+        options.made.write_text(f"{archive.stem}\n", encoding="utf-8")
+    except (PackagerError, OSError) as error:
+        failed = error if isinstance(error, PackagerError) else of_machine(error)
+        print(described(failed, "provision"), file=sys.stderr, flush=True)
+        return int(failed.code)
     return 0
 
 
@@ -132,8 +133,7 @@ def build(config_file: Path, output: Path, folder: Path, wheelhouse: Path | None
     _validate(folder, work, modules, installer)
     phase_log.info("pack")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    write_zip(archive, folder, ENV.as_posix(), source_date_epoch())
-    archive.with_name(archive.stem + LOCK_SUFFIX).write_text(lock, encoding="utf-8")
+    pack(folder, archive, lock)
     shutil.rmtree(work, ignore_errors=True)
     return archive
 
@@ -167,6 +167,18 @@ def copy_interpreter(home: Path, folder: Path) -> Path:
             Code.COULD_NOT_CREATE_VIRTUALENV, failed, details=f"the copy runs in {said.strip()}"
         )
     return python
+
+
+def pack(folder: Path, archive: Path, lock: str) -> None:
+    """Write the zip and, beside it, its lock: both, or none of them.
+
+    Raises:
+        PackagerError: there is no room for them, say.
+    """
+    # As on Linux: last of all the lock only takes its name.
+    with whole(archive.with_name(archive.stem + LOCK_SUFFIX)) as part:
+        part.write_text(lock, encoding="utf-8")
+        write_zip(archive, folder, ENV.as_posix(), source_date_epoch())
 
 
 def _check_pip(installer: PipOfOurs) -> None:

@@ -21,7 +21,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from build_orchestrator import agent, packager
-from build_orchestrator.agent import addresses, children, names
+from build_orchestrator.agent import addresses, children, names, windows
 from build_orchestrator.agent.cli import parser, run
 from build_orchestrator.agent.config import load
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
@@ -161,6 +161,24 @@ def test_a_tar_is_there_only_with_its_lock(folder: Path) -> None:
     assert not (folder / TAR).exists()
 
 
+def test_a_zip_is_there_only_with_its_lock(folder: Path) -> None:
+    """As a tar is."""
+    (folder / "made").mkdir()
+    (folder / "made/python.exe").touch()
+    stands_in_the_way = folder / ".agent.requirements.lock.part"
+    stands_in_the_way.mkdir()
+
+    with pytest.raises(PackagerError, match="lock: could not be written"):
+        windows.pack(folder / "made", folder / "agent.zip", "a lock")
+
+    assert not (folder / "agent.zip").exists()
+    stands_in_the_way.rmdir()
+    windows.pack(folder / "made", folder / "agent.zip", "a lock")
+    assert (folder / "agent.requirements.lock").read_text() == "a lock"
+    with zipfile.ZipFile(folder / "agent.zip") as archive:
+        assert archive.namelist() == ["cloudify/env/python.exe"]
+
+
 def test_a_full_disk_is_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,10 +188,17 @@ def test_a_full_disk_is_words(
         raise OSError(errno.ENOSPC, "No space left on device", "cloudify/env")
 
     monkeypatch.setattr("build_orchestrator.agent.packager.create", full)
+    monkeypatch.setattr(windows, "build", lambda *_: full())
+    names = ("--config", "--output", "--folder", "--made")
 
     assert run([]) == Code.COULD_NOT_CREATE_VIRTUALENV
+    assert windows.main([f"{name}=x" for name in names]) == Code.COULD_NOT_CREATE_VIRTUALENV
     said = capsys.readouterr().err
-    assert said.startswith("cfy-ap: this machine failed: [Errno 28] No space left on device")
+    words = "this machine failed: [Errno 28] No space left on device: 'cloudify/env'"
+    assert [line for line in said.splitlines() if not line.startswith(" ")] == [
+        f"cfy-ap: {words}",
+        f"provision: {words}",
+    ]
 
 
 @pytest.mark.parametrize(
