@@ -82,6 +82,6 @@ def bake(ctx: click.Context, /, selectors: tuple[str, ...], **options: Any) -> i
         show_freshness(plan)
         return 0
     check_budget(plan)
-    doctor.require(plan, baking=True)
+    doctor.require(plan, baking=True, booting=False)
     settings = Settings(force=options["force"])
     return Invocation(plan, secrets, settings, BAKING, options).go()

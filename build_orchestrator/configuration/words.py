@@ -38,6 +38,8 @@ RUN_FILES = frozenset({
 FOLDERS = frozenset({"dev", "keys", "latest", "latest.txt"})
 """What lies beside the folders of versions at a destination; no VERSION may be called like it."""
 
+TAKEN_FOR_PACKERS = "holds {{, which Packer takes for its own words, however it is quoted"
+
 STAGES = ("boot", "transfer", "provision", "collect", "destroy")
 
 OPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -168,7 +170,7 @@ def packer_problem(address: str) -> str:
     if "{{" not in address:
         return ""
     way = "in an address they can be written %7B%7B" if "://" in address else "rename the file"
-    return f"holds {{{{, which Packer takes for its own words, however it is quoted; {way}"
+    return f"{TAKEN_FOR_PACKERS}; {way}"
 
 
 def value_problem(value: str) -> str:

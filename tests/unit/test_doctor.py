@@ -9,16 +9,10 @@ import pytest
 
 from build_orchestrator import doctor
 from build_orchestrator.configuration import load
-from build_orchestrator.doctor import (
-    PACKAGES,
-    Check,
-    _target,
-    default_jobs,
-    require,
-    working_providers,
-)
+from build_orchestrator.doctor import Check, _target, default_jobs, require, working_providers
+from build_orchestrator.doctor.check import PACKAGES
 from build_orchestrator.errors import HostNotReady
-from build_orchestrator.model import ImageSource, Naming, Plan, Size
+from build_orchestrator.model import Flavour, ImageSource, Naming, Plan, Size
 from build_orchestrator.plan import make_plan
 
 TARGETS = """
@@ -31,6 +25,7 @@ distros:
     providers:
       fake: {}
       qemu: {image: {bootstrap: bookworm}}
+      libvirt: {image: {box: debian/bookworm64, version: 12.0.1}}
 recipes:
   agent: {script: make.sh, outputs: [{name: agent.txt}]}
 """
@@ -48,7 +43,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def plan_of(folder: Path, selector: str) -> Plan:
     (folder / "targets.yaml").write_text(TARGETS)
     (folder / "make.sh").touch()
-    providers = frozenset({"fake", "qemu"})
+    providers = frozenset({"fake", "qemu", "libvirt"})
     return make_plan(
         load(folder, providers=providers, default_provider="qemu"),
         (selector,),
@@ -204,3 +199,64 @@ def test_a_disk_that_vagrant_would_not_make_is_refused(
     with pytest.raises(HostNotReady) as caught:
         require(plan)  # This host lacks more.
     assert ("ignores disk_mib" in caught.value.details) != fits
+
+
+def baked(host: Path, provider: str, **trust: str) -> Plan:
+    """A plan whose image is to be baked."""
+    plan = plan_of(host, f"debian_bookworm_{provider}")
+    flavour = Flavour(name="plain", script="make.sh")
+    build = dataclasses.replace(plan.builds[0], flavour=flavour, host_trust=trust)
+    return dataclasses.replace(plan, builds=(build,))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way"),
+    [
+        ("PIP_INDEX_URL", "https://h.example/{{x", "write %7B%7B for {{ in an address"),
+        ("https_proxy", "http://me:hid{{den@h.example", "write %7B%7B for {{ in an address"),
+        ("SSL_CERT_FILE", "a{{/ca.pem", "CA_BUNDLE: choose another path"),
+        ("XDG_CACHE_HOME", "a{{", "XDG_CACHE_HOME: choose another path"),
+    ],
+)
+def test_a_value_that_packer_would_take_for_its_own_words_is_refused(
+    name: str, value: str, way: str, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything starts, and without the value; and only where Packer would be given it."""
+    (host / "a{{").mkdir()
+    (host / "a{{/ca.pem").touch()
+    monkeypatch.setenv(name, value if "://" in value else str(host / value))
+    shown = {"SSL_CERT_FILE": "CA_BUNDLE"}.get(name, name)
+    asked_for = baked(host, "qemu", **{shown: "***"})
+    with pytest.raises(HostNotReady) as caught:
+        require(asked_for, baking=True)
+    assert f"{shown}: holds {{{{, which Packer takes for its own words" in caught.value.details
+    assert way in caught.value.resolution
+    assert "hid" not in str(caught.value)
+    with pytest.raises(HostNotReady) as caught:  # It has no tools either.
+        require(asked_for)
+    assert "Packer takes" not in caught.value.details
+    if shown != "XDG_CACHE_HOME":
+        with pytest.raises(HostNotReady) as caught:
+            require(baked(host, "qemu"), baking=True)
+        assert "Packer takes" not in caught.value.details
+
+
+def test_baking_for_libvirt_needs_no_libvirt(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packer's QEMU makes what libvirt will boot: the daemon may be off, or its client missing."""
+    monkeypatch.setattr("build_orchestrator.machine.vagrant.ready.PLUGINS", (str(host),))
+    (host / "nothing").mkdir()
+    said = {"packer": "Packer v1.9.0", "vagrant": "Vagrant 2.4.0"}
+    tools = ("ssh", "qemu-img", "qemu-system-x86_64", "debugfs", "timeout")
+    for name in (*said, *tools):
+        (host / "nothing" / name).write_text(f"#!/bin/sh\necho {said.get(name, '')}\n")
+        (host / "nothing" / name).chmod(0o755)
+    plan = baked(host, "libvirt")
+    require(plan, baking=True, booting=False)
+    (host / "nothing/qemu-system-x86_64").unlink()
+    with pytest.raises(HostNotReady) as caught:
+        require(plan, baking=True, booting=False)
+    assert caught.value.details == "qemu-system-x86_64: not installed; needed to bake images"
+    (host / "nothing/virsh").write_text("#!/bin/sh\necho no daemon >&2\nexit 1\n")
+    (host / "nothing/virsh").chmod(0o755)
+    with pytest.raises(HostNotReady, match="systemctl start libvirtd"):
+        require(plan, baking=True)

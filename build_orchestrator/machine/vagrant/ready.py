@@ -60,9 +60,15 @@ def present() -> tuple[str, ...]:
     return tuple(name for name, tool in TOOLS.items() if shutil.which(tool))
 
 
-def examine(provider: str) -> Iterator[Finding]:
-    """What one provider needs on this host."""
+def examine(provider: str, *, booting: bool = True) -> Iterator[Finding]:
+    """What one provider needs on this host.
+
+    Args:
+        booting: whether machines are booted, too: Packer bakes what libvirt boots without libvirt.
+    """
     own = {"libvirt": ("virsh", "qemu-img"), "virtualbox": ("VBoxManage",)}.get(provider, ())
+    if provider == "libvirt" and not booting:
+        own = ()
     missing = False
     for name in ("vagrant", *own, "ssh"):
         place = shutil.which(name)
@@ -73,7 +79,7 @@ def examine(provider: str) -> Iterator[Finding]:
             finding=place or f"not installed; needed for {provider}",
             remedy="" if place else COMMANDS[name],
         )
-    if provider == "libvirt" and not missing:
+    if provider == "libvirt" and booting and not missing:
         yield _plugin()
         yield _daemon()
         if KVM.exists():

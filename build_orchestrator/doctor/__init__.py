@@ -10,14 +10,15 @@ import os
 import pwd
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from build_orchestrator import cache
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.doctor.baking import installed, needed_to_bake
+from build_orchestrator.doctor.check import Check as Check
+from build_orchestrator.doctor.check import commands
 from build_orchestrator.errors import HostNotReady
 from build_orchestrator.image import packer
-from build_orchestrator.image.known_key import check_logins
 from build_orchestrator.locks import cache_home, state_home
 from build_orchestrator.machine.contract import Cloud
 from build_orchestrator.machine.vagrant import ready
@@ -29,38 +30,11 @@ OVERHEAD_MIB = 512
 FREE_MIB = 4096
 """A disk with less than this left will not see a build through."""
 
-PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
-    "debugfs": "e2fsprogs",
-    "newuidmap": "uidmap",
-    "fakeroot": "fakeroot",
-    "timeout": "coreutils",
-}
-"""Which package of Debian's family has a command."""
-
 MACHINE_COMMANDS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "timeout")
 BOOTSTRAP_COMMANDS = ("mmdebstrap", "mke2fs")
 UNPRIVILEGED_COMMANDS = ("newuidmap", "fakeroot")
 RANGE = "100000-165535"
 """As many sub-ids as Debian gives to a new user."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    finding: str
-    remedy: str = ""
-    """What to do about it; empty where all is well."""
-    provider: str = ""
-    """Which provider needs it; empty for all."""
 
 
 def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
@@ -69,13 +43,13 @@ def examine(*, probe: bool, cancel: Cancel = NEVER) -> Iterator[Check]:
     Args:
         probe: boot the newest image's kernel for some seconds where KVM's verdict is unknown.
     """
-    yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
+    yield from commands("run machines", MACHINE_COMMANDS, "qemu")
     yield from _image_tools()
     yield from _folders()
     yield _accelerator(probe, cancel)
     yield _mirror()
     yield from _vagrants(ready.present())
-    yield _packer(tuple(packer.NEEDED))
+    yield installed(tuple(packer.NEEDED))
 
 
 def examine_aws(cloud: Cloud, targets: Sequence[Target]) -> Iterator[Check]:
@@ -113,23 +87,23 @@ def working_providers(checks: Sequence[Check]) -> tuple[str, ...]:
     )
 
 
-def require(plan: Plan, *, baking: bool = False) -> None:
+def require(plan: Plan, *, baking: bool = False, booting: bool = True) -> None:
     """Raise HostNotReady with everything that this plan lacks on this host.
 
     Args:
         baking: whether Packer makes images for it.
+        booting: whether its own machines are booted.
     """
-    checks = [*_needed(plan)]
-    baked = [each.target for each in plan.builds if each.flavour]
+    checks = [*_needed(plan, booting=booting)]
+    baked = [each for each in plan.builds if each.flavour]
     if baking and baked:
-        checks.append(_packer([each.provider for each in baked], baked))
-        checks += _commands("bake images", ("debugfs", "timeout"), packer.TOOL)
+        checks += needed_to_bake(baked)
     _refuse([check for check in checks if not check.ok])
 
 
 def require_image_tools() -> None:
     """Raise HostNotReady with everything that making an image or a box lacks on this host."""
-    checks = (*_folders(), *_commands("make boxes", ("qemu-img",), "qemu"), *_image_tools())
+    checks = (*_folders(), *commands("make boxes", ("qemu-img",), "qemu"), *_image_tools())
     _refuse([check for check in checks if not check.ok])
 
 
@@ -143,19 +117,19 @@ def _refuse(missing: list[Check]) -> None:
 
 
 def _image_tools() -> Iterator[Check]:
-    yield from _commands("make images", BOOTSTRAP_COMMANDS, "qemu")
+    yield from commands("make images", BOOTSTRAP_COMMANDS, "qemu")
     if os.geteuid() != 0:
         yield from _unprivileged()
 
 
-def _needed(plan: Plan) -> Iterator[Check]:
+def _needed(plan: Plan, *, booting: bool) -> Iterator[Check]:
     from build_orchestrator.image import box
     from build_orchestrator.image.bootstrap import KIND, key_of
 
     targets = [build.target for build in plan.builds if build.target.provider == "qemu"]
     through = [build.target for build in plan.builds if through_vagrant(build.target.provider)]
     yield from _folders()
-    yield from _vagrants(dict.fromkeys(target.provider for target in through))
+    yield from _vagrants(dict.fromkeys(each.provider for each in through), booting=booting)
     yield from map(_target, through)
     yield from (_image_file(Path(plan.project), target) for target in through)
     boxes = {(each.image.bootstrap, each.provider) for each in through if each.image.bootstrap}
@@ -168,7 +142,7 @@ def _needed(plan: Plan) -> Iterator[Check]:
     yield from map(_target, launched)
     if not targets:
         return
-    yield from _commands("run machines", MACHINE_COMMANDS, "qemu")
+    yield from commands("run machines", MACHINE_COMMANDS, "qemu")
     suites = {target.image.bootstrap for target in targets if target.image.bootstrap}
     if any(not cache.is_cached(KIND, key_of(suite)) for suite in suites):
         yield from _image_tools()
@@ -176,24 +150,11 @@ def _needed(plan: Plan) -> Iterator[Check]:
     yield _memory(targets)
 
 
-def _commands(purpose: str, commands: tuple[str, ...], provider: str) -> Iterator[Check]:
-    search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    for command in commands:
-        path = shutil.which(command, path=search)
-        yield Check(
-            name=command,
-            ok=path is not None,
-            finding=path or f"not installed; needed to {purpose}",
-            remedy="" if path else f"apt-get install {PACKAGES[command]}",
-            provider=provider,
-        )
-
-
 def _aws() -> Iterator[Check]:
     """What this host needs to launch machines of AWS; AWS itself is not asked."""
     from build_orchestrator.machine.ec2.api import check_credentials
 
-    yield from _commands("talk to machines", ("ssh", "ssh-keygen"), "aws")
+    yield from commands("talk to machines", ("ssh", "ssh-keygen"), "aws")
     try:
         check_credentials()
     except HostNotReady as error:
@@ -208,7 +169,7 @@ def _aws() -> Iterator[Check]:
 
 def _unprivileged() -> Iterator[Check]:
     """What an ordinary user needs to make images: uidmap, sub-ids and fakeroot."""
-    yield from _commands("make images without root", UNPRIVILEGED_COMMANDS, "qemu")
+    yield from commands("make images without root", UNPRIVILEGED_COMMANDS, "qemu")
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # Sub-ids may be given to a number, too.
@@ -313,23 +274,10 @@ def _mirror() -> Check:
         )
 
 
-def _packer(providers: Sequence[str], targets: Sequence[Target] = ()) -> Check:
-    """Whether a Packer is here that can bake images for these providers, and these targets."""
-    try:
-        finding = f"Packer {packer.require(providers)}"
-        check_logins(targets)
-    except HostNotReady as error:
-        words = f"{error.brief}; needed to bake images"
-        return Check(
-            name=packer.TOOL, ok=False, finding=words, remedy=error.resolution, provider=packer.TOOL
-        )
-    return Check(name=packer.TOOL, ok=True, finding=finding, provider=packer.TOOL)
-
-
-def _vagrants(providers: Iterable[str]) -> Iterator[Check]:
+def _vagrants(providers: Iterable[str], *, booting: bool = True) -> Iterator[Check]:
     """What Vagrant and each of these providers of its need."""
     for provider in providers:
-        for each in ready.examine(provider):
+        for each in ready.examine(provider, booting=booting):
             yield Check(
                 name=each.name,
                 ok=each.ok,
