@@ -6,13 +6,16 @@ a lock, so that two runs that need the same entry make it once.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
+from build_orchestrator.errors import DiskFull, EnvironmentFailure
 from build_orchestrator.locks import cache_home, is_held, locked, private_folder, try_lock
 
 PART = ".part"
@@ -34,6 +37,9 @@ def entry(
         kind: such as ``images`` or ``snapshots``.
         key: hex digits over everything that decides what the entry holds.
         fill: writes the entry into an empty folder; what it leaves after an error is removed.
+
+    Raises:
+        DiskFull: it failed where the cache's file system has no room left.
     """
     shelf = private_folder(cache_home() / kind)
     place = shelf / key
@@ -47,9 +53,10 @@ def entry(
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=PART, dir=shelf))
         try:
-            fill(scratch)
-            _sync(scratch)
-            scratch.rename(place)
+            with told_if_full(shelf):
+                fill(scratch)
+                _sync(scratch)
+                scratch.rename(place)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -110,6 +117,44 @@ def write_whole(path: Path, text: str) -> None:
 def disk_is_full(folder: Path) -> bool:
     """Whether the file system of a folder has no room left for anything sensible."""
     return shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def see_room(folder: Path) -> None:
+    """Raise DiskFull where the file system of a folder has no room left."""
+    if disk_is_full(folder):
+        raise no_room(folder)
+
+
+@contextlib.contextmanager
+def told_if_full(folder: Path) -> Iterator[None]:
+    """Let what fails in the block say so where the file system of a folder has no room left.
+
+    It is measured, since a tool has words of its own for it: before anything is removed.
+    """
+    try:
+        yield
+    except DiskFull:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or disk_is_full(folder):
+            raise no_room(folder, str(error)) from error
+        raise
+    except EnvironmentFailure as error:
+        if disk_is_full(folder):
+            raise no_room(folder, f"{error.brief}\n{error.details}".rstrip()) from error
+        raise
+
+
+def no_room(folder: Path, words: str = "") -> DiskFull:
+    """The error for a full file system, with the words of what has met it."""
+    room = os.statvfs(folder)
+    inodes = " and no inodes" if room.f_files and not room.f_favail else ""
+    free = f"{room.f_bavail * room.f_frsize >> 20} MiB{inodes} free"
+    return DiskFull(
+        f"this host's disk is full ({folder})",
+        details=f"{free}\n{words}".rstrip(),
+        resolution="Make room, for instance with `build images prune`, and try again.",
+    )
 
 
 def _sync(folder: Path) -> None:

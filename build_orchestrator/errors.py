@@ -15,6 +15,7 @@
     |   +-- MachineLost
     |   +-- NoCapacity               nothing was started: there is no room for it
     |   +-- Refused                  nothing was started, and nothing would be the next time
+    |   +-- DiskFull                 this host has no room
     |   +-- DestinationUnreachable
     +-- MachineLeaked            5   a machine may still be alive
     +-- Interrupted              128 + signal number
@@ -155,6 +156,10 @@ class NoCapacity(EnvironmentFailure):
 
 class Refused(EnvironmentFailure):
     """The provider said no, and would say it again: it is not asked another time."""
+
+
+class DiskFull(EnvironmentFailure):
+    """A file system of this host has no room left."""
 
 
 class DestinationUnreachable(EnvironmentFailure):

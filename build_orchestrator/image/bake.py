@@ -100,7 +100,9 @@ def bake(
         deadline=place.deadline,
         cancel=place.cancel,
         on_line=lambda line: on_line(prefix.sub("", line)),
-        check=lambda: _see_room(place.folder),
+        # Without room QEMU holds its machine until there is some, and a Packer that ends removes
+        # what has filled the disk.
+        check=lambda: cache.see_room(place.folder),
     )
     made = packer.artifact_ids(ended.rows, builder)
     if ended.status != 0 or not made:
@@ -135,30 +137,11 @@ def _empty(path: Path) -> Path:
     return path
 
 
-def _see_room(folder: Path) -> None:
-    """See that this host's disk has room, while Packer works: without any QEMU holds its machine
-    until there is some, and a Packer that ends removes what has filled it.
-
-    Raises:
-        EnvironmentFailure: it has none.
-    """
-    if cache.disk_is_full(folder):
-        raise _full(folder)
-
-
-def _full(folder: Path, words: str = "") -> EnvironmentFailure:
-    return EnvironmentFailure(
-        f"this host's disk is full ({folder})",
-        details=words,
-        resolution="Make room, for instance with `build images prune`, and try again.",
-    )
-
-
 def failure(ended: packer.Ended, folder: Path) -> OrchestratorError:
     """Why Packer made no image, by what can be measured: the disks, the script, a signal."""
     words = packer.errors(ended.rows) or ended.last_words
     if cache.disk_is_full(folder):
-        return _full(folder, words)
+        return cache.no_room(folder, words)
     said = _said(SAID, ended)
     status = int(said[-1]) if said else 0
     if status == TEMPORARY_FAILURE:

@@ -128,7 +128,8 @@ def work_folder(entry: Path) -> Iterator[Path]:
     work.mkdir()
     work.chmod(0o755)
     try:
-        yield work
+        with cache.told_if_full(work):
+            yield work
     finally:
         _remove(work)
 
@@ -175,6 +176,8 @@ def install(
             stderr=lines,
             cwd=work,
             env={**os.environ, "TMPDIR": str(work)},
+            check=lambda: cache.see_room(work),  # It removes its tree when it fails.
+            until_exit=True,
         )
         lines.close()
         if finished.status == 0:

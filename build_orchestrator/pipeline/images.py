@@ -9,6 +9,7 @@ from typing import Any
 from build_orchestrator import events
 from build_orchestrator.deadline import Deadline
 from build_orchestrator.errors import (
+    DiskFull,
     EnvironmentFailure,
     HostNotReady,
     Interrupted,
@@ -77,7 +78,7 @@ def _base_of(run: Run, first: Build) -> Image | OrchestratorError:
     for attempt in range(1, attempts + 1):
         try:
             return _resolve(run, first, attempt)
-        except (HostNotReady, Interrupted, Refused) as error:
+        except (DiskFull, HostNotReady, Interrupted, Refused) as error:
             return error
         except OrchestratorError as error:
             if attempt == attempts:

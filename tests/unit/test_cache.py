@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.errors import DeadlineExceeded
+from build_orchestrator.errors import DeadlineExceeded, DiskFull, EnvironmentFailure
 from build_orchestrator.locks import try_lock
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,42 @@ def test_a_fill_that_fails_leaves_nothing(home: Path) -> None:
         entry(fail)
     assert [path.name for path in (home / "images").iterdir()] == ["abc.lock"]
     entry(lambda folder: (folder / "disk").touch())
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (EnvironmentFailure("the disk could not be made", details="status 1"), "status 1"),
+    ],
+)
+def test_a_fill_that_fails_for_want_of_room_says_so(
+    error: Exception, words: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has filled the disk is there while it is measured, and goes then."""
+    (home / "images").mkdir(parents=True)
+
+    def fill(folder: Path) -> None:
+        (folder / "half").touch()
+        raise error
+
+    def is_full(folder: Path) -> bool:
+        return folder == home / "images" and bool(list(folder.glob("*/half")))
+
+    monkeypatch.setattr(cache, "disk_is_full", is_full)
+    with pytest.raises(DiskFull) as caught:
+        entry(fill)
+    assert caught.value.brief == f"this host's disk is full ({home / 'images'})"
+    assert "MiB free\n" in caught.value.details
+    assert words in caught.value.details
+    assert "`build images prune`" in caught.value.resolution
+    assert [path.name for path in (home / "images").iterdir()] == ["abc.lock"]
+
+
+def test_what_fails_for_another_reason_does_not_say_so() -> None:
+    for error in (OSError(errno.EACCES, "not ours"), EnvironmentFailure("no route")):
+        with pytest.raises(type(error), match=r"not ours|no route"), cache.told_if_full(Path("/")):
+            raise error
 
 
 def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:

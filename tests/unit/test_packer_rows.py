@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from build_orchestrator.errors import EnvironmentFailure, ScriptFailed
+from build_orchestrator.errors import DiskFull, EnvironmentFailure, ScriptFailed
 from build_orchestrator.image.bake import failure
 from build_orchestrator.image.packer import Ended, artifact_ids, environment, errors, row
 from build_orchestrator.machine.shortage import QUESTIONS
@@ -109,7 +109,7 @@ def test_a_full_disk_explains_any_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("build_orchestrator.cache.disk_is_full", lambda _: True)
     ended = Ended(status=1, rows=(row("1,,ui,message,x: ::exit 1"),), last_words="")
     error = failure(ended, tmp_path)
-    assert type(error) is EnvironmentFailure
+    assert type(error) is DiskFull
     assert "disk is full" in error.brief
     assert "build images prune" in error.resolution
 
