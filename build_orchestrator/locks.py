@@ -49,7 +49,7 @@ def private_folder(path: Path) -> Path:
 
 
 class Lock:
-    """An exclusive flock, held from acquisition until ``release`` or the death of the process."""
+    """A flock, held from acquisition until ``release`` or the death of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -60,16 +60,17 @@ class Lock:
             self._descriptor = -1
 
 
-def try_lock(path: Path) -> Lock | None:
+def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
     """Take a lock at once, or return None because somebody holds it.
 
-    The file is made where it is missing, and never removed: removing a locked file would let two
-    processes hold "the same" lock on two inodes.
+    Many may hold a shared one, and nobody beside them one that is not. The file is made where it
+    is missing, and never removed: removing a locked file would let two processes hold "the same"
+    lock on two inodes.
     """
     private_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -97,10 +98,20 @@ def locked(path: Path, *, deadline: Deadline, cancel: Cancel = NEVER) -> Iterato
     Raises:
         DeadlineExceeded, Interrupted: while waiting for it.
     """
-    while (lock := try_lock(path)) is None:
-        deadline.check()
-        cancel.sleep(POLL_S)
+    lock = wait_for(path, deadline=deadline, cancel=cancel)
     try:
         yield
     finally:
         lock.release()
+
+
+def wait_for(path: Path, *, deadline: Deadline, cancel: Cancel, shared: bool = False) -> Lock:
+    """Take a lock as soon as it can be had.
+
+    Raises:
+        DeadlineExceeded, Interrupted: while waiting for it.
+    """
+    while (lock := try_lock(path, shared=shared)) is None:
+        deadline.check()
+        cancel.sleep(POLL_S)
+    return lock

@@ -99,8 +99,8 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
 
     Disks and boxes go from the cache, boxes from Vagrant's collection, too, and images of AWS with
     their snapshots from AWS. One that is fresh stays, and so does one that images.lock.yaml names,
-    or from which a living machine was started. What killed makers of images and saved first starts
-    have left in the cache goes, too.
+    from which a living machine was started, or that a living run bakes or is to start from. What
+    killed makers of images and saved first starts have left in the cache goes, too.
 
     Another checkout, or another branch, may have an images.lock.yaml that names an older image of
     AWS. So these stay until they are older than max_image_age, when nobody starts from them.
@@ -111,34 +111,19 @@ def prune(ctx: click.Context, dry_run: bool, now: bool, as_json: bool) -> int:
       build images prune
       build images prune --now      no other checkout needs them
     """
-    from build_orchestrator.deadline import Deadline
-    from build_orchestrator.errors import OrchestratorError
-    from build_orchestrator.image.baked import remove
-
     take_old_name(lambda text: say(text, err=True))
     configuration = configuration_of(ctx)
     lock = configuration.project / LOCK
-    named = lock.read_text(errors="replace") if lock.is_file() else ""
     # All flavours have the same largest age; a project that has none now cannot tell.
     ages_s = [each.max_age_s for each in configuration.flavours.values()]
     shared_s = 0.0 if now else max(ages_s, default=math.inf)
     rows = _unfinished(dry_run=dry_run)
+    rows += [
+        _pruned(image, state, lock, shared_s, dry_run=dry_run)
+        for image, state in _states(ctx)
+        if state in ("stale", "superseded")
+    ]
     failed = any(row["state"] == "failed" for row in rows)
-    for image, state in _states(ctx):
-        if state not in ("stale", "superseded"):
-            continue
-        reason = _spared(image, named, shared_s)
-        row = {"entry": image.entry, "target": image.target, "state": "spared", "reason": reason}
-        if not reason:
-            row |= {"state": "found" if dry_run else "removed", "reason": state}
-            if not dry_run:
-                deadline = Deadline("image", REMOVED_S, f"{image.entry} to be removed")
-                try:
-                    remove(image, deadline=deadline)
-                except OrchestratorError as error:
-                    failed = True
-                    row |= {"state": "failed", "reason": error.brief}
-        rows.append(row)
     if as_json:
         say(json.dumps(rows, indent=2))
     else:
@@ -163,6 +148,30 @@ def _unfinished(*, dry_run: bool) -> list[dict[str, str]]:
         entry = f"{place.parent.name}/{place.name}"
         rows.append({"entry": entry, "target": "", "state": state, "reason": "unfinished"})
     return rows
+
+
+def _pruned(
+    image: Baked, state: str, lock: Path, shared_s: float, *, dry_run: bool
+) -> dict[str, str]:
+    """The row of an image that nobody should need, which is gone then unless somebody does."""
+    from build_orchestrator.deadline import Deadline
+    from build_orchestrator.errors import OrchestratorError
+    from build_orchestrator.image.baked import alone_with, remove
+
+    row = {"entry": image.entry, "target": image.target}
+    with alone_with(image) as alone:
+        # Only now: who has just baked it has written its row before anybody is alone with it.
+        named = lock.read_text(errors="replace") if lock.is_file() else ""
+        reason = _spared(image, named, shared_s) if alone else "a living run bakes it or needs it"
+        if reason:
+            return {**row, "state": "spared", "reason": reason}
+        if dry_run:
+            return {**row, "state": "found", "reason": state}
+        try:
+            remove(image, deadline=Deadline("image", REMOVED_S, f"{image.entry} to be removed"))
+        except OrchestratorError as error:
+            return {**row, "state": "failed", "reason": error.brief}
+    return {**row, "state": "removed", "reason": state}
 
 
 def _spared(image: Baked, named: str, shared_s: float) -> str:
@@ -222,13 +231,14 @@ def _states(ctx: click.Context) -> Iterator[tuple[Baked, str]]:
 
     configuration = configuration_of(ctx)
     project = str(configuration.project)
+    # Before it is asked which are fresh: one that is baked meanwhile is not judged at all.
+    here = all_images()
+    baked_here = {image.ami for image in here}
+    locked = [each for each in baked_in(configuration.project) if each.ami not in baked_here]
     fresh = set()
     for each in _freshness(configuration.project, _builds(configuration)):
         if each.choice.image is not None:
             fresh.add(each.choice.image.entry)
-    here = all_images()
-    baked_here = {image.ami for image in here}
-    locked = [each for each in baked_in(configuration.project) if each.ami not in baked_here]
     newer: set[str] = set()
     for image in sorted([*here, *locked], key=lambda each: each.made_at, reverse=True):
         if image.entry in fresh:

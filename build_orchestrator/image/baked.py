@@ -8,10 +8,12 @@ who removes it: what builds start from is in ``images.lock.yaml`` (``image/lock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,14 @@ from build_orchestrator import cache
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure
 from build_orchestrator.inputs import explain
-from build_orchestrator.locks import cache_home, locked, private_folder
+from build_orchestrator.locks import (
+    Lock,
+    cache_home,
+    locked,
+    private_folder,
+    try_lock,
+    wait_for,
+)
 from build_orchestrator.machine.qemu import snapshot
 from build_orchestrator.model import Build, Flavour, Image, Input
 from build_orchestrator.plan import key_of
@@ -221,7 +230,8 @@ def start_from(image: Baked, *, deadline: Deadline, cancel: Cancel, on_line: OnL
     )
 
 
-def record(
+@contextlib.contextmanager
+def recorded(
     build: Build,
     inputs: tuple[Input, ...],
     make: Callable[[Path], Baked],
@@ -229,38 +239,68 @@ def record(
     force: bool,
     deadline: Deadline,
     cancel: Cancel,
-) -> Baked:
+) -> Iterator[Baked]:
     """Make an image and put it into the index; who waited for another to make it, takes that one.
+    Nobody on this host removes it before the block ends.
 
     Args:
         make: fills an empty folder, and says what is in it.
         force: also where a fresh one is there.
     """
-    began, before = int(time.time()), {each.entry for each in all_images()}
-    lock = private_folder(cache_home() / KIND) / f"{key_of(inputs)[:SHORT]}.lock"
-    with locked(lock, deadline=deadline, cancel=cancel):
+    key, began = key_of(inputs), int(time.time())
+    before = {each.entry for each in all_images()}
+    with locked(_lock(key[:SHORT]), deadline=deadline, cancel=cancel):
         choice = choose(build, inputs, all_images())
-        there = available(choice, build, deadline=deadline, cancel=cancel).image
-        if there is not None and (not force or there.entry not in before):
-            return there
-        made: list[Baked] = []
-        name = f"{key_of(inputs)[:SHORT]}-{began}"
+        image = available(choice, build, deadline=deadline, cancel=cancel).image
+        if image is None or (force and image.entry in before):
+            image = _made(f"{key[:SHORT]}-{began}", make, began, deadline, cancel)
+        yield image
 
-        def fill(folder: Path) -> None:
-            image = dataclasses.replace(make(folder), made_at=float(began))
-            (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(image), indent=2))
-            made.append(image)
 
-        cache.entry(KIND, name, fill, deadline=deadline, cancel=cancel)
-        if not made:  # Two bakes of one second: the other one's is as good.
-            facts = (cache_home() / KIND / name / FACTS).read_bytes()
-            return msgspec.json.decode(facts, type=Baked)
-        return made[0]
+def _made(
+    name: str, make: Callable[[Path], Baked], began: int, deadline: Deadline, cancel: Cancel
+) -> Baked:
+    made: list[Baked] = []
+
+    def fill(folder: Path) -> None:
+        image = dataclasses.replace(make(folder), made_at=float(began))
+        (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(image), indent=2))
+        made.append(image)
+
+    place = cache.entry(KIND, name, fill, deadline=deadline, cancel=cancel)
+    if not made:  # Two bakes of one second: the other one's is as good.
+        return msgspec.json.decode((place / FACTS).read_bytes(), type=Baked)
+    return made[0]
+
+
+def hold(image: Baked, *, deadline: Deadline, cancel: Cancel) -> Lock:
+    """Keep an image from being removed on this host, until the lock is released or we are dead.
+
+    Raises:
+        DeadlineExceeded, Interrupted: somebody was removing it all the while.
+    """
+    return wait_for(_lock(image.entry), shared=True, deadline=deadline, cancel=cancel)
+
+
+@contextlib.contextmanager
+def alone_with(image: Baked) -> Iterator[bool]:
+    """Whether nobody on this host is baking an image or holds it; nobody will during the block."""
+    locks = [try_lock(_lock(name)) for name in (image.key[:SHORT], image.entry)]
+    try:
+        yield None not in locks
+    finally:
+        for lock in filter(None, locks):
+            lock.release()
+
+
+def _lock(name: str) -> Path:
+    """Of who bakes what has a key, or of an entry."""
+    return private_folder(cache_home() / KIND) / f"{name}.lock"
 
 
 def remove(image: Baked, *, deadline: Deadline) -> None:
     """Remove an image: its files with its saved first starts, from Vagrant's collection, from AWS
-    with its snapshots.
+    with its snapshots. The caller is alone with it.
 
     Raises:
         EnvironmentFailure: it could not be removed; what is left of it is still in the index.
@@ -279,7 +319,7 @@ def remove(image: Baked, *, deadline: Deadline) -> None:
         from build_orchestrator.machine.vagrant.boxes import remove_file_box
 
         remove_file_box(image.box, image.sha256, image.provider, deadline=deadline)
-    cache.drop(KIND, image.entry)
+    shutil.rmtree(image.folder, ignore_errors=True)
     if image.folder.exists():
         raise EnvironmentFailure(f"{image.folder} could not be removed")
     if image.file:

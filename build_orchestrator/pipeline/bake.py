@@ -48,17 +48,18 @@ class BakeAttempt:
         """Return the image's file, where it is one of this host, or raise what went wrong."""
         limit_s = self._build.target.deadlines.image_s
         with self._record.during(Stage.IMAGE, limit_s, "Packer to make the image") as deadline:
-            self.baked = baked.record(
+            with baked.recorded(
                 self._build,
                 self._build.inputs,
                 lambda into: self._make(into, deadline),
                 force=self._run.settings.force,
                 deadline=deadline,
                 cancel=self._run.cancel,
-            )
-        made = self.baked
+            ) as made:
+                if made.ami:
+                    lock.write_baked(Path(self._run.plan.project), made)
+            self.baked = made
         if made.ami:
-            lock.write_baked(Path(self._run.plan.project), made)
             return ()
         artifact = Artifact(
             name=made.file,
@@ -155,16 +156,26 @@ def bake_target(run: Run, build: Build) -> Result:
 
 
 def fresh_image(run: Run, build: Build, inputs: Iterable[Input]) -> Choice:
-    """The baked image that a build can start from now, or why there is none.
+    """The baked image that a build can start from now, or why there is none. While the run lives
+    nobody on this host removes it.
 
     Raises:
         ConfigurationError: the lock is wrong.
         EnvironmentFailure: AWS does not answer.
     """
-    known = lock.known_images(build.target, Path(run.plan.project))
+    inputs, project = tuple(inputs), Path(run.plan.project)
     deadline = Deadline(Stage.IMAGE, build.target.deadlines.image_s, "the baked image")
-    choice = baked.choose(build, inputs, known)
-    return baked.available(choice, build, deadline=deadline, cancel=run.cancel)
+    while True:
+        choice = baked.choose(build, inputs, lock.known_images(build.target, project))
+        if choice.image is None:
+            return choice
+        held = baked.hold(choice.image, deadline=deadline, cancel=run.cancel)
+        # It may have been removed before it was held.
+        again = baked.choose(build, inputs, lock.known_images(build.target, project))
+        if again.image == choice.image:
+            run.held.append(held)
+            return baked.available(choice, build, deadline=deadline, cancel=run.cancel)
+        held.release()
 
 
 def bake_first(run: Run, build: Build, base: Image, inputs: tuple[Input, ...], key: str) -> None:

@@ -14,6 +14,7 @@ from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.events import Observer
 from build_orchestrator.journal import Journal
+from build_orchestrator.locks import Lock
 from build_orchestrator.machine.contract import Provider
 from build_orchestrator.masking import Masker
 from build_orchestrator.model import Artifact, Keep, MachineFate, Plan, Stage
@@ -63,6 +64,8 @@ class Run:
     """What an earlier run has collected for a build key, and has whole."""
     masker: Masker = field(default_factory=Masker)
     """Hides them. What a script writes comes back in errors, too: in names of files, say."""
+    held: list[Lock] = field(default_factory=list)
+    """Of images that the run has resolved, so that nobody removes them before it is over."""
     bugs: list[BaseException] = field(default_factory=list)
     """What escaped from a build and is no error of the error tree."""
 

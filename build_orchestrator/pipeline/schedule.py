@@ -90,6 +90,8 @@ def run_plan(run: Run, story: Story = BUILDING) -> tuple[Result, ...]:
         results = tuple(at_once(one, run.plan.builds, jobs=run.plan.jobs))
     finally:
         alive |= _close_providers(run)
+        for lock in run.held:
+            lock.release()
     return tuple(_with_living(result, alive.get(result.target)) for result in results)
 
 

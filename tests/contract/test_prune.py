@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import yaml
 
+from build_orchestrator.cli import images, run
+from build_orchestrator.configuration import load
+from build_orchestrator.deadline import NEVER, Deadline
+from build_orchestrator.image import baked as index
 from build_orchestrator.image.baked import FACTS, Baked
 from build_orchestrator.image.lock import write_baked
+from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.machine.qemu import snapshot
 from build_orchestrator.model import Input
+from build_orchestrator.plan import key_of
 from tests.contract.projects import Project
 
 DAY_S = 86400
@@ -129,3 +138,72 @@ def test_what_killed_makers_have_left_goes_too(project: Project) -> None:
     done = project.called("images", "prune")
     assert (done.status, done.stdout) == (0, "removed  images/abc.x.part  (unfinished)\n")
     assert not (shelf / "abc.x.part").exists()
+
+
+# --- beside a run that is alive -----------------------------------------------------------------
+
+LIMIT = Deadline("image", 60)
+NEEDED = ("spared", "a living run bakes it or needs it")
+
+
+def test_what_a_living_run_starts_from_stays(project: Project) -> None:
+    """Also before its machine is in any journal: the build may be queued for hours."""
+    image = baked(project, DISK, days=1)
+    held = index.hold(image, deadline=LIMIT, cancel=NEVER)
+    assert states(project) == {image.entry: NEEDED}
+    assert project.build("images", "prune").status == 0
+    assert image.folder.is_dir()
+    held.release()
+    assert project.build("images", "prune").status == 0
+    assert not image.folder.exists()
+
+
+def test_an_image_of_aws_stays_until_its_bake_has_written_the_lock(project: Project) -> None:
+    """Until then nothing says that it is no stale one."""
+    builds = images._builds(load(project.folder, providers=frozenset(PROVIDERS)))
+    (build,) = (each for each in builds if each.name == AMI)
+    made = baked(project, AMI, days=0, ami="ami-00000001")
+    made.folder.joinpath(FACTS).unlink()
+    made.folder.rmdir()
+    made = dataclasses.replace(made, key=key_of(made.inputs))
+    with index.recorded(
+        build, made.inputs, lambda _: made, force=False, deadline=LIMIT, cancel=NEVER
+    ) as image:
+        assert states(project, "--now") == {image.entry: NEEDED}
+        write_baked(project.folder, image)
+    assert states(project, "--now") == {image.entry: ("spared", "images.lock.yaml names it")}
+
+
+def test_the_lock_is_read_when_nobody_bakes_any_more(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bake that ends as an image is looked at has named it."""
+    image = baked(project, AMI, days=21, ami="ami-00000021")
+    alone_with = index.alone_with
+
+    @contextlib.contextmanager
+    def late(which: Baked) -> Iterator[bool]:
+        write_baked(project.folder, image)
+        with alone_with(which) as alone:
+            yield alone
+
+    monkeypatch.setattr(index, "alone_with", late)
+    monkeypatch.setattr(index, "remove", lambda *_, **__: pytest.fail("it was removed"))
+    monkeypatch.chdir(project.folder)
+    assert run(["images", "prune", "--now"]) == 0
+
+
+def test_what_is_baked_meanwhile_is_not_judged(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freshness = images._freshness
+
+    def slow(*arguments: Any) -> Any:
+        found = list(freshness(*arguments))
+        baked(project, DISK, days=0)
+        return found
+
+    monkeypatch.setattr(images, "_freshness", slow)
+    monkeypatch.setattr(index, "remove", lambda *_, **__: pytest.fail("it was removed"))
+    monkeypatch.chdir(project.folder)
+    assert run(["images", "prune"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import require
 from tests.real.baking import BakeProject
@@ -228,3 +230,42 @@ def test_options_that_contradict_each_other_are_refused(project: BakeProject) ->
     ended = project.build("up", TARGET, "--bake", "--no-bake")
     assert ended.status == 2
     assert "--bake and --no-bake contradict" in ended.stderr
+
+
+def test_a_prune_leaves_what_a_queued_build_starts_from(project: BakeProject) -> None:
+    """Its machine is in no journal yet, and somebody has changed what its image is made of."""
+    project.stand_in("made")
+    one = project.folder / "disk.qcow2"
+    two = one.with_name("two.qcow2")  # A machine of one is none of the other: they differ.
+    two.write_bytes(one.read_bytes() + b"\0")
+    content = yaml.safe_load((project.folder / "targets.yaml").read_text())
+    content["distros"]["debian_two"] = {
+        **content["distros"]["debian_bookworm"],
+        "release": "two",
+        "providers": {
+            "qemu": {
+                "image": {
+                    "path": two.name,
+                    "sha256": hashlib.sha256(two.read_bytes()).hexdigest(),
+                }
+            }
+        },
+    }
+    (project.folder / "targets.yaml").write_text(yaml.safe_dump(content))
+    assert project.build("bake", "*_qemu").status == 0
+    before = {each["entry"] for each in project.baked()}
+    child = project.start("up", "*_qemu", "-j1")  # No such disk boots, and so the other one waits.
+    try:
+        until = time.monotonic() + 60
+        while not any(project.folder.glob("runs/*/*/machine.sh")):
+            assert child.poll() is None, project.log()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        (project.folder / "install.sh").write_text("exit 0 # changed\n")
+        pruned = json.loads(project.build("images", "prune", "--json").stdout)
+        assert {each["entry"]: each["state"] for each in pruned} == dict.fromkeys(before, "spared")
+    finally:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=60) == 130
+    project.build("images", "prune")
+    assert project.baked() == []
