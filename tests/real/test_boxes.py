@@ -5,6 +5,7 @@ What plain Vagrant builds on libvirt is held against `build up` in test_libvirt.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -22,7 +23,7 @@ from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.machine.contract import silent
 from build_orchestrator.machine.vagrant import failures
-from build_orchestrator.machine.vagrant.boxes import public_box
+from build_orchestrator.machine.vagrant.boxes import file_box, place_of, public_box, version_of
 from build_orchestrator.model import Image, ImageSource, through_vagrant
 from tests.conftest import require
 from tests.real.customer import CHECKOUT, VERSION, Customer, machines_below, members_of
@@ -219,3 +220,22 @@ def test_who_has_the_plugin_for_aws_has_its_machines(tmp_path: Path) -> None:
     assert list(customer.states()) == targets_of_vagrant(tmp_path)
     shown = customer.vagrant("status", "debian_bookworm_aws")
     assert re.search(r"debian_bookworm_aws +not created \(aws\)", shown)
+
+
+def test_the_folder_of_a_box_that_was_broken_off_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vagrant itself neither uses what a killed one has left nor adds the box once more."""
+    require("vagrant")
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "vagrant"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    box = tmp_path / "empty.box"
+    box.write_bytes(EMPTY_BOX)
+    digest = hashlib.sha256(EMPTY_BOX).hexdigest()
+    version = version_of(digest)
+    half = tmp_path / "vagrant/boxes/empty" / version / "libvirt"
+    half.mkdir(parents=True)
+    limit = Deadline("image", 300)
+    file_box("empty", box.as_uri(), digest, "libvirt", deadline=limit, cancel=NEVER, on_line=silent)
+    assert place_of("empty", version, "libvirt") == half
+    assert sorted(path.name for path in half.iterdir()) == ["box.img", "metadata.json"]

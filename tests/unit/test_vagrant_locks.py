@@ -6,8 +6,10 @@ Vagrant is a program that only says when it begins and ends; real ones are in te
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,21 @@ case "$*" in
     mkdir -p "$machine"; echo id >"$machine/id"
     echo booting; two_of import; say "booted $BUILD_MACHINE"; exit 1 ;;
 esac
+"""
+# Adds a box file by file, and refuses to where one lies already, whole or not, as Vagrant does. The
+# first time it stands still in the middle.
+SLOW = """\
+#!/bin/sh
+for word; do :; done
+box=$VAGRANT_HOME/boxes/$word/1.0/some_provider
+[ ! -e "$box" ] || { echo "there already" >&2; exit 1; }
+mkdir -p "$box"
+if [ ! -e "$TOLD" ]; then
+    for file in $HALF; do echo '{}' >"$box/$file"; done
+    echo $$ >"$TOLD.part"; mv "$TOLD.part" "$TOLD"
+    exec sleep 60
+fi
+echo '{}' >"$box/metadata.json"; touch "$box/box.img"
 """
 ADD = """
 import sys
@@ -100,6 +117,31 @@ def test_a_box_is_fetched_once_for_all_who_want_it(told: Path) -> None:
     said = happened(told)
     assert sorted(said) == ["add one", "add other", "added one", "added other"]
     assert {each.partition(" ")[0] for each in said[:2]} == {"add"}, "different boxes at once"
+
+
+@pytest.mark.parametrize("half", ["", "box.img", "metadata.json"])
+def test_half_a_box_is_added_again(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    """Whoever was killed while it was added, and however far it had come."""
+    (tmp_path / "bin/vagrant").write_text(SLOW)
+    monkeypatch.setenv("HALF", half)
+    box = tmp_path / "vagrant/boxes/one/1.0/some_provider"
+    killed = subprocess.Popen([sys.executable, "-c", ADD, "one"])
+    while not told.exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    for pid in (killed.pid, int(told.read_text())):
+        os.kill(pid, signal.SIGKILL)
+    killed.wait()
+    assert [path.name for path in box.iterdir()] == half.split()
+
+    at_once(ADD, "one")
+    assert sorted(path.name for path in box.iterdir()) == ["box.img", "metadata.json"]
+    (box / "mark").touch()
+    at_once(ADD, "one")
+    assert (box / "mark").exists(), "one that is whole stays"
+    assert not list(tmp_path.rglob("*.begun"))
 
 
 def test_machines_are_imported_one_after_another_and_boot_at_once(

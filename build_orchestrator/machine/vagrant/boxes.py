@@ -7,14 +7,22 @@ file is another box.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from build_orchestrator.deadline import Cancel, Deadline
-from build_orchestrator.errors import EnvironmentFailure, HostNotReady
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    HostNotReady,
+    Interrupted,
+    OrchestratorError,
+)
 from build_orchestrator.locks import locked, state_home
 from build_orchestrator.machine.vagrant.adapter import Caller, vagrant_home
 from build_orchestrator.machine.vagrant.libvirt import Libvirt
@@ -26,15 +34,19 @@ OnLine = Callable[[str], None]
 
 def place_of(name: str, version: str, provider: str) -> Path | None:
     """Where Vagrant keeps this box; None where it has none."""
-    folder = (
-        vagrant_home()
-        / "boxes"
-        / name.replace(":", "-VAGRANTCOLON-").replace("/", "-VAGRANTSLASH-")
-    )
-    # Newer Vagrants have a folder for the architecture in between.
-    for found in sorted((folder / version).glob(f"**/{provider}/metadata.json")):
-        return found.parent
+    for found in _places_of(name, version, provider):
+        if (found / "metadata.json").is_file():
+            return found
     return None
+
+
+def _places_of(name: str, version: str, provider: str) -> list[Path]:
+    """The folders of a box, whatever is in them."""
+    folder = name.replace(":", "-VAGRANTCOLON-").replace("/", "-VAGRANTSLASH-")
+    place = vagrant_home() / "boxes" / folder / version
+    # Newer Vagrants have a folder for the architecture in between.
+    found = (place / provider, *sorted(place.glob(f"*/{provider}")))
+    return [each for each in found if each.is_dir() and each.parent.name != provider]
 
 
 def public_box(
@@ -125,10 +137,12 @@ def _added(
     cancel: Cancel,
     on_line: OnLine,
 ) -> Image:
-    if place_of(name, version, provider) is None:
+    begun = _begun(name, version, provider)
+    if begun.exists() or place_of(name, version, provider) is None:
         with (
             locked(_lock(name, version, provider), deadline=deadline, cancel=cancel),
             tempfile.TemporaryDirectory(prefix="bo-box-") as folder,
+            _whole(begun, _places_of(name, version, provider)),
         ):
             if place_of(name, version, provider) is None:
                 caller = Caller(
@@ -141,6 +155,30 @@ def _added(
             details=str(vagrant_home() / "boxes"),
         )
     return Image(source=f"{name} {version}", sha256=sha256, disk=name, version=version)
+
+
+@contextlib.contextmanager
+def _whole(begun: Path, places: list[Path]) -> Iterator[None]:
+    """Begin without half a box, which Vagrant neither uses nor replaces, and note what may leave
+    one: Vagrant moves a box's files into its folder one by one, and may be killed."""
+    for place in places:
+        if begun.exists() or not (place / "metadata.json").is_file():
+            shutil.rmtree(place)
+    begun.touch()
+    try:
+        yield
+    except (DeadlineExceeded, Interrupted):
+        raise  # It was killed.
+    except OrchestratorError:
+        begun.unlink(missing_ok=True)
+        raise
+    begun.unlink(missing_ok=True)
+
+
+def _begun(name: str, version: str, provider: str) -> Path:
+    """Is there while this box is being added to this collection, or since that was broken off."""
+    key = hashlib.sha256(f"{vagrant_home()} {name} {version} {provider}".encode()).hexdigest()
+    return state_home() / "locks" / f"box-{key[:32]}.begun"
 
 
 def _lock(name: str, version: str, provider: str) -> Path:
