@@ -6,12 +6,17 @@ both.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from build_orchestrator.model import Failure, Report, Result, Stage
 from build_orchestrator.report.characters import duration, fit_for_xml, size
 from build_orchestrator.report.verdict import failures
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "report.html.j2"
 WIDTH = 1000.0
@@ -56,6 +61,22 @@ def html(report: Report, *, tails: Mapping[str, Sequence[str]] | None = None) ->
     Args:
         tails: the last lines of each target, shown where it failed.
     """
+    longest_s = max((sum(one.stages_s.values()) for one in report.results), default=0.0) or 1.0
+    rows = [
+        Row(
+            result=result,
+            bars=bars(result, longest_s=longest_s),
+            failures=failures(result, run_id=report.run_id),
+            tail="\n".join((tails or {}).get(result.target, ())),
+        )
+        for result in report.results
+    ]
+    page = _template().render(report=report, rows=rows, colours=COLOURS, width=WIDTH)
+    return page.encode(errors="replace").decode()
+
+
+@functools.cache
+def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -67,20 +88,7 @@ def html(report: Report, *, tails: Mapping[str, Sequence[str]] | None = None) ->
     )
     environment.filters |= {"duration": duration, "size": size, "clean": fit_for_xml}
     environment.tests["web"] = _is_web
-    longest_s = max((sum(one.stages_s.values()) for one in report.results), default=0.0) or 1.0
-    rows = [
-        Row(
-            result=result,
-            bars=bars(result, longest_s=longest_s),
-            failures=failures(result, run_id=report.run_id),
-            tail="\n".join((tails or {}).get(result.target, ())),
-        )
-        for result in report.results
-    ]
-    page = environment.get_template(TEMPLATE).render(
-        report=report, rows=rows, colours=COLOURS, width=WIDTH
-    )
-    return page.encode(errors="replace").decode()
+    return environment.get_template(TEMPLATE)
 
 
 def bars(result: Result, *, longest_s: float) -> tuple[Bar, ...]:
