@@ -18,7 +18,9 @@ LOCKED := --require-hashes --only-binary :all:
 COMPILE := $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 # Side by side; what shares machines stays in one process (group_of in tests/conftest.py).
-FAST_TESTS := $(BIN)/python -m pytest --numprocesses 2 -m 'not real and not soak'
+# Each process imports all tests, so Python keeps what it compiled, whatever the environment says.
+FAST_TESTS := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --ignore tests/real \
+	-m 'not real and not soak'
 REAL := BUILD_ORCHESTRATOR_REQUIRE_REAL=1 $(BIN)/python -m pytest
 REAL_TESTS := $(REAL) --numprocesses 2 --dist loadscope --no-loadscope-reorder -m 'real and not soak and not alone'
 LONE_TESTS := $(REAL) -m 'alone and not soak'
