@@ -41,6 +41,7 @@ from build_orchestrator.machine.ec2 import (
     shared,
 )
 from build_orchestrator.machine.ec2.api import Api as Ec2Api
+from build_orchestrator.machine.ec2.api import asking, persist
 from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S, Watch
@@ -199,6 +200,28 @@ def test_times_are_by_the_clock_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(api.now() - time.time()) < 1
     api.ec2.describe_key_pairs()
     assert 235 < api.now() - time.time() < 245
+
+
+def test_a_page_that_aws_has_not_written_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy sends one, or whoever else listens at --aws-endpoint: no bug of ours, and not to
+    be taken for a yes."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a")
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        said = SimpleNamespace(stream=lambda: [b"<html>Welcome & <br></html>"])
+        headers: Any = HeadersDict({})
+        return AWSResponse(request.url, 200, headers, said)
+
+    ec2 = Ec2Api("eu-west-1", "http://127.0.0.1:1")
+    ec2.ec2.meta.events.register("before-send", answer)
+    with pytest.raises(EnvironmentFailure, match="AWS did not answer"):
+        persist(ec2.ec2.describe_key_pairs, "look", deadline=Deadline("boot", 0.1), cancel=NEVER)
+    with pytest.raises(EnvironmentFailure, match="AWS did not answer"), asking("look"):
+        ec2.ec2.describe_key_pairs()
+    with pytest.raises(EnvironmentFailure, match="AWS did not answer"):
+        permissions._asked(permissions.LAUNCH, ec2.ec2.describe_key_pairs)
+    assert ec2.console("i-1") == ""
 
 
 def host_key(kind: str, *fields: bytes) -> str:

@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 
 from build_orchestrator.deadline import Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, HostNotReady
-from build_orchestrator.machine.ec2.errors import CREDENTIALS, Meaning, explained, meaning_of
+from build_orchestrator.machine.ec2.errors import (
+    CREDENTIALS,
+    Meaning,
+    explained,
+    meaning_of,
+    raised,
+)
 from build_orchestrator.machine.ec2.launch import RUN, Root, Seen, seen
 
 CONNECT_S = 10
@@ -60,11 +66,9 @@ def check_credentials() -> None:
 @contextlib.contextmanager
 def asking(doing: str) -> Iterator[None]:
     """Turn what botocore raises into our own errors."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except raised() as error:
         raise explained(error, doing) from error
 
 
@@ -86,13 +90,11 @@ def persist(
         OrchestratorError: what AWS said last: at once for other errors, else at the deadline.
         Interrupted
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     pause_s = PAUSE_S
     while True:
         try:
             return ask()
-        except (BotoCoreError, ClientError) as error:
+        except raised() as error:
             if meaning_of(error) not in patient or deadline.remaining_s < pause_s:
                 raise explained(error, doing, elsewhere=elsewhere) from error
         cancel.sleep(pause_s)
@@ -214,10 +216,8 @@ class Api:
 
     def console(self, instance_id: str) -> str:
         """What a machine has printed so far; empty where AWS has nothing yet, or will not say."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         for latest in (True, False):  # Only newer machines have the latest.
-            with contextlib.suppress(BotoCoreError, ClientError):
+            with contextlib.suppress(*raised()):
                 answer = self.ec2.get_console_output(InstanceId=instance_id, Latest=latest)
                 text = answer.get("Output") or ""
                 return text if isinstance(text, str) else text.decode(errors="replace")

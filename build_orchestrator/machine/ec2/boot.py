@@ -130,6 +130,7 @@ class Boot:
         def ask() -> str:
             try:
                 answer = self.api.once.run_instances(**launch)
+                instance_id = str(answer["Instances"][0]["InstanceId"])
             except Exception as error:
                 meaning = meaning_of(error)
                 if meaning is Meaning.NO_ANSWER:
@@ -139,7 +140,7 @@ class Boot:
                     self._unanswered = self._unanswered and self._may_be_there()
                 raise
             self._unanswered = False
-            return str(answer["Instances"][0]["InstanceId"])
+            return instance_id
 
         instance_id = persist(
             ask,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING
 
 from build_orchestrator.errors import (
     EnvironmentFailure,
@@ -12,9 +11,6 @@ from build_orchestrator.errors import (
     OrchestratorError,
     Refused,
 )
-
-if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
 
 
 class Meaning(enum.Enum):
@@ -77,6 +73,14 @@ ADVICE = {
 }
 
 
+def raised() -> tuple[type[Exception], ...]:
+    """What botocore raises: AWS's refusals, and that it did not answer, or not as AWS does."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError  # Of a proxy's page, say; no BotoCoreError.
+
+    return BotoCoreError, ClientError, ResponseParserError
+
+
 def code_of(error: Exception) -> str:
     """AWS's code for an error; empty where AWS did not answer."""
     answer = getattr(error, "response", None) or {}
@@ -110,9 +114,7 @@ def _without_answer(error: Exception) -> Meaning:
     return Meaning.REFUSED if refused else Meaning.NO_ANSWER
 
 
-def explained(
-    error: ClientError | BotoCoreError, doing: str, *, elsewhere: bool = False
-) -> OrchestratorError:
+def explained(error: Exception, doing: str, *, elsewhere: bool = False) -> OrchestratorError:
     """The error for the user.
 
     Args:

@@ -14,7 +14,7 @@ from build_orchestrator.deadline import NEVER, Deadline
 from build_orchestrator.errors import OrchestratorError
 from build_orchestrator.machine.ec2 import images
 from build_orchestrator.machine.ec2.api import Api, api_of, asking
-from build_orchestrator.machine.ec2.errors import code_of, explained
+from build_orchestrator.machine.ec2.errors import code_of, explained, raised
 from build_orchestrator.machine.ec2.launch import INSTANCE_TYPES, RUN, kinds_of, tag_list
 from build_orchestrator.model import Target
 
@@ -213,18 +213,15 @@ def _questions(ec2: Any) -> dict[str, Callable[[], object]]:
 def _asked(action: str, ask: Callable[[], object]) -> Permission:
     """What AWS says to a question that changes nothing. Who is refused is refused first, so that
     any other error, such as that there is no such machine, is a yes."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         ask()
-    except ClientError as error:
-        code = code_of(error)
+    except raised() as error:
+        if not (code := code_of(error)):
+            raise explained(error, action) from error
         if "Unauthorized" in code or "AccessDenied" in code:
             is_bound = action in (*OURS, PASSWORD, TAG)
             finding = UNKNOWN if is_bound else f"refused ({code})"
             return Permission(action=action, allowed=is_bound, finding=finding)
         if code in ("AuthFailure", "InvalidClientTokenId", "ExpiredToken", "OptInRequired"):
             raise explained(error, action) from error
-    except BotoCoreError as error:
-        raise explained(error, action) from error
     return Permission(action=action, allowed=True, finding="allowed")

@@ -21,7 +21,7 @@ from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import EnvironmentFailure, OrchestratorError, Refused
 from build_orchestrator.locks import private_folder
 from build_orchestrator.machine.ec2.api import PATIENT, Api, persist
-from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of
+from build_orchestrator.machine.ec2.errors import GONE, Meaning, code_of, raised
 from build_orchestrator.machine.ec2.launch import (
     RUN,
     Purpose,
@@ -341,11 +341,9 @@ def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
 
 def _is_deleted(api: Api, group_id: str) -> bool:
     """Delete a group, unless something still uses it."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         api.ec2.delete_security_group(GroupId=group_id)
-    except (BotoCoreError, ClientError) as error:
+    except raised() as error:
         return code_of(error) in GONE
     return True
 
