@@ -28,8 +28,14 @@ from botocore.exceptions import (
 )
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from build_orchestrator.deadline import NEVER, Deadline
-from build_orchestrator.errors import EnvironmentFailure, MachineLeaked, Refused
+from build_orchestrator.deadline import NEVER, Cancel, Deadline
+from build_orchestrator.errors import (
+    DeadlineExceeded,
+    EnvironmentFailure,
+    Interrupted,
+    MachineLeaked,
+    Refused,
+)
 from build_orchestrator.machine.baker import PackerProvider
 from build_orchestrator.machine.contract import MachineRequest, ShowsHeartbeats
 from build_orchestrator.machine.ec2 import (
@@ -547,6 +553,27 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     assert (made.group_id, made.key_name, key.name) == (usual, f"bo-{RUN}-rsa", "id_rsa")
     assert aws.close(deadline=Deadline("destroy", 20)) == ()
     assert (account.groups, account.keys) == ([], {})
+
+
+def test_nothing_is_asked_for_once_somebody_has_asked_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine is launched after a signal; and of many that wait for what they share, none asks
+    an AWS that does not answer when its own time is up."""
+    cancel, asked = Cancel(), []
+    cancel.set(2)
+    with pytest.raises(Interrupted):
+        persist(lambda: asked.append(1), "launch", deadline=Deadline("boot", 20), cancel=cancel)
+    monkeypatch.setattr(provider, "api_of", lambda *_: Api())
+    monkeypatch.setattr(provider, "make_shared", lambda *_, **__: asked.append(2))
+    row: Any = (launch.purpose_of(request()), request().distro, {"region": "r"}, tmp_path)
+    for deadline, stop, error in (
+        (Deadline("boot", 20), cancel, Interrupted),
+        (Deadline("boot", 0), NEVER, DeadlineExceeded),
+    ):
+        with pytest.raises(error):
+            provider.Ec2Provider().share(*row, deadline=deadline, cancel=stop)
+    assert asked == []
 
 
 def test_regions_that_ask_at_once_get_the_same_key(

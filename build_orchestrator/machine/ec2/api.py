@@ -92,6 +92,7 @@ def persist(
     """
     pause_s = PAUSE_S
     while True:
+        cancel.check()  # Nobody launches anything after a signal.
         try:
             return ask()
         except raised() as error:

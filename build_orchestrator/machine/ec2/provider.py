@@ -200,6 +200,9 @@ class Ec2Provider:
         wanted = way, tuple(options.get(name, "") for name in NETWORK)
         with ground.lock:
             if wanted not in ground.shared:
+                # Whoever had the lock may have waited in vain for AWS: the others need not, too.
+                cancel.check()
+                deadline.check()
                 key = user_key(folder, way.key_kind)
                 ground.shared[wanted], ids = make_shared(
                     ground.api, purpose, options, way, key, deadline=deadline, cancel=cancel
