@@ -36,9 +36,11 @@ from build_orchestrator.errors import (
     MachineLeaked,
     Refused,
 )
+from build_orchestrator.journal import JOURNAL, Journal, read
 from build_orchestrator.machine.baker import PackerProvider
-from build_orchestrator.machine.contract import MachineRequest, ShowsHeartbeats
+from build_orchestrator.machine.contract import MachineRequest, ShowsHeartbeats, silent
 from build_orchestrator.machine.ec2 import (
+    boot,
     images,
     launch,
     leftovers,
@@ -52,6 +54,7 @@ from build_orchestrator.machine.ec2.errors import Meaning, explained, meaning_of
 from build_orchestrator.machine.ec2.machine import SHOWN_S, Ec2Machine
 from build_orchestrator.machine.ec2.watch import HEARTBEAT_S, Watch
 from build_orchestrator.model import Distro, Identity, Image, ImageSource, Size
+from build_orchestrator.sweep import _asked_for
 from build_orchestrator.transport.ssh import Ssh
 
 RUN = "0123456789abcdef" * 2
@@ -431,6 +434,52 @@ def test_a_launch_without_an_answer_counts_as_a_machine(age_s: float, leaks: boo
     else:
         assert machine._ids(Deadline("destroy", 10)) == []
     assert api.asked == 1
+
+
+def test_a_launch_that_is_asked_for_late_is_waited_for_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS may not have answered for minutes, and then the orchestrator dies: what counts is when it
+    last asked, and so the journal knows that before. It needs none for what is asked at once."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(boot, "persist", lambda ask, *_, **__: ask())
+    asked, known = [], Journal(RUN, tmp_path)
+    monkeypatch.setattr(boot.Boot, "_made", lambda _, identity: identity)
+
+    def launching(request: MachineRequest, waited_s: float) -> Identity:
+        """What the journal said of the machine when AWS was asked for it."""
+        identity = dataclasses.replace(request.identity, folder=str(tmp_path / "machine"))
+        request = dataclasses.replace(request, identity=identity)
+        known.intend(identity, limit_at=NOW, request={"options": dict(request.options)})
+
+        def run_instances(**_: Any) -> None:
+            asked.append(time.time())
+            raise KeyboardInterrupt
+
+        api: Any = SimpleNamespace(once=SimpleNamespace(run_instances=run_instances))
+        one: Any = boot.Boot(
+            request=request,
+            api=api,
+            watch=MagicMock(),
+            shared=MagicMock(),
+            deadline=Deadline("boot", 20),
+            cancel=NEVER,
+            identified=known.identify,
+            notify=silent,
+            kept=lambda: None,
+        )
+        one._journalled_at = time.time() - waited_s
+        with pytest.raises(KeyboardInterrupt):
+            one._launch({})
+        return _asked_for(read(tmp_path / JOURNAL)[-1])
+
+    late = launching(request(1, region="eu-west-1"), SHOWN_S)
+    assert asked[0] - 1 < float(late.details["intended_at"]) <= asked[0]
+    assert (late.details["region"], "instance" in late.details) == ("eu-west-1", False)
+    at_once = (tmp_path / JOURNAL).read_text().count('"identity"')
+    launching(request(2, region="eu-west-1"), 1)
+    assert (tmp_path / JOURNAL).read_text().count('"identity"') == at_once == 1
+    known.close()
 
 
 class Account:

@@ -45,6 +45,8 @@ from build_orchestrator.transport.windows import WindowsSsh
 from build_orchestrator.transport.winrm import Winrm
 
 DESTROY_S = 60.0
+JOURNAL_S = 10.0
+"""So old may be what the journal says when AWS is asked for a machine."""
 KNOCK_S = 3.0
 PAUSE_S = 0.2
 CONSOLE_PAUSE_S = 1.0
@@ -73,6 +75,8 @@ class Boot:
     _machine: Ec2Machine | None = None
     _unanswered: bool = False
     _intended_at: float = 0.0
+    _journalled_at: float = 0.0
+    """When the journal last said that there may be a machine from then on."""
     _limit_at: float = 0.0
 
     def go(self) -> Ec2Machine:
@@ -84,6 +88,7 @@ class Boot:
             MachineLeaked: nobody knows whether it was started, or it would not end.
             EnvironmentFailure, DeadlineExceeded, Interrupted
         """
+        self._journalled_at = time.time()
         try:
             root = self.api.root_of(self.request.image.disk)
             shared = self.shared(self.deadline, self.cancel)
@@ -128,6 +133,7 @@ class Boot:
         doing = f"launch {place_of(self.request)}"
 
         def ask() -> str:
+            self._journal()
             try:
                 answer = self.api.once.run_instances(**launch)
                 instance_id = str(answer["Instances"][0]["InstanceId"])
@@ -154,6 +160,14 @@ class Boot:
         self.identified(machine.identity)
         self.watch.follow(machine.identity.name, instance_id, machine.died)
         return machine
+
+    def _journal(self) -> None:
+        """Say anew that there may be a machine from now on, where that was said a while ago: what
+        AWS is asked for now may be shown as late after it."""
+        now = time.time()
+        if now - self._journalled_at > JOURNAL_S:
+            self._journalled_at = self._intended_at = now
+            self.identified(self._possible())
 
     def _may_be_there(self) -> bool:
         """Whether AWS shows a machine of this name, or does not answer."""
