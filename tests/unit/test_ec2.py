@@ -165,6 +165,7 @@ def refused(code: str, status: int = 400) -> ClientError:
         (refused("InsufficientInstanceCapacity", 500), Meaning.NO_CAPACITY),
         (refused("RequestLimitExceeded", 503), Meaning.BUSY),
         (refused("InvalidGroup.NotFound"), Meaning.NOT_YET),
+        (refused("InvalidSecurityGroupID.NotFound"), Meaning.NOT_YET),
         (refused("InvalidKeyPair.Duplicate"), Meaning.NOT_YET),
         (refused("InvalidInstanceID.NotFound"), Meaning.GONE),
         (refused("VcpuLimitExceeded"), Meaning.REFUSED),

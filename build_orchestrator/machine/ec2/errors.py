@@ -37,12 +37,13 @@ BUSY = frozenset({
 })  # fmt: skip
 NOT_YET = frozenset({
     "InvalidGroup.NotFound", "InvalidKeyPair.NotFound",
+    "InvalidSecurityGroupID.NotFound",  # Of a machine with a network interface of its own.
     # Names hold a run's uuid: it is ours, and its answer was lost.
     "InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate",
 })  # fmt: skip
 GONE = frozenset({
     "InvalidInstanceID.NotFound", "InvalidVolume.NotFound", "InvalidGroup.NotFound",
-    "InvalidGroupId.NotFound", "InvalidKeyPair.NotFound",
+    "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound", "InvalidKeyPair.NotFound",
 })  # fmt: skip
 UNREACHED = frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"})
 """botocore's errors for a connection that never was."""
