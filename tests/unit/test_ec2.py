@@ -495,6 +495,7 @@ class Account:
         self.let_in: list[tuple[str, str]] = []
         self.tags: list[dict[str, str]] = []
         self.others = ["sg-own"]
+        self.ended: list[str] = []
 
     def describe_key_pairs(self, Filters: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = Filters[0]
@@ -533,6 +534,9 @@ class Account:
     def describe_volumes(self, **_: Any) -> dict[str, Any]:
         return {}
 
+    def terminate_instances(self, InstanceIds: list[str]) -> None:
+        self.ended += InstanceIds
+
 
 def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path) -> None:
     """Each port is open, whichever machine came first; and nothing of it stays."""
@@ -558,6 +562,30 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
 
     assert shared.remove_shared(api, RUN, deadline=Deadline("destroy", 20)) == ()
     assert (account.keys, account.groups) == ({}, [])
+
+
+def test_a_group_goes_with_the_last_machine_though_that_is_shown_alive_a_little_longer() -> None:
+    """What AWS has just been told to end it may still show running; another machine keeps it."""
+    name, account = f"bo-{RUN}-a_aws-1", Account()
+    account.groups.append(f"bo-{RUN}")
+    running = shown(name, **{launch.RUN: RUN})
+    states = iter(["running", "shutting-down"])
+    other = [dataclasses.replace(running, instance_id="i-2")]
+
+    def machines(**_: str) -> list[launch.Seen]:
+        return [dataclasses.replace(running, state=next(states, "terminated")), *other]
+
+    api: Any = SimpleNamespace(
+        ec2=account, once=account, region="r", machines=machines, told_to_end=set()
+    )
+    ssh = Ssh(Path("/nowhere"), host="", port=22, user="root", identity_file=Path("/nowhere/key"))
+    identity = dataclasses.replace(request().identity, name=name, details={"instance": "i-1"})
+    Ec2Machine(identity, api, ssh).destroy(deadline=Deadline("destroy", 20))
+    assert (account.ended, account.groups) == (["i-1"], [f"bo-{RUN}"])
+    other.clear()
+    states = iter(["running", "shutting-down"])
+    Ec2Machine(identity, api, ssh).destroy(deadline=Deadline("destroy", 20))
+    assert account.groups == []
 
 
 def test_each_target_has_the_group_that_its_own_row_asks_for(

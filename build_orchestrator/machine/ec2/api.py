@@ -114,6 +114,8 @@ class Api:
         self.ec2 = self._client("ec2", ATTEMPTS)
         # For what must not be repeated blindly: we know what each error means, and look first.
         self.once = self._client("ec2", 1)
+        self.told_to_end: set[str] = set()
+        """The ids of machines that AWS has said it ends; it may show them alive a little longer."""
         self._ahead_s = 0.0
         self._roots: dict[str, Root] = {}
         self._architectures: dict[str, tuple[str, ...]] = {}

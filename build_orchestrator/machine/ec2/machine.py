@@ -268,6 +268,7 @@ class Ec2Machine:
             persist(ask, "terminate", deadline=deadline, cancel=NEVER, patient=patient)
         except OrchestratorError as error:
             raise self._leaked(error.brief, error.details) from error
+        self.api.told_to_end.add(instance_id)
 
     def _leaked(self, why: str, details: str) -> MachineLeaked:
         known = self.instance_id or "not known to AWS yet"
@@ -283,7 +284,8 @@ class Ec2Machine:
 
     def _remove_shared(self, deadline: Deadline) -> None:
         """The last machine of a run takes with it what they shared; others leave it."""
-        if left := remove_shared(self.api, self.identity.run_uuid, deadline=deadline):
+        ended = self.api.told_to_end
+        if left := remove_shared(self.api, self.identity.run_uuid, ended, deadline=deadline):
             raise EnvironmentFailure(
                 f"the machine is gone, but something is left: {'; '.join(left)}"
             )

@@ -270,11 +270,16 @@ def still_alive(
         NEVER.sleep(min(RELEASE_PAUSE_S, until.remaining_s))
 
 
-def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> tuple[str, ...]:
+def remove_shared(
+    api: Api, run_uuid: str, ended: Collection[str] = (), *, deadline: Deadline
+) -> tuple[str, ...]:
     """Remove what the run's machines shared, and disks that outlived them.
 
     The group stays while a machine of the run lives, and goes with the last; it can go only when
     that has ended, which may take AWS a minute. Twice is harmless.
+
+    Args:
+        ended: ids of machines that do not live, whatever AWS shows for a moment.
 
     Returns:
         What could not be removed, in words.
@@ -286,7 +291,7 @@ def remove_shared(api: Api, run_uuid: str, *, deadline: Deadline) -> tuple[str, 
         except OrchestratorError as error:
             left.append(f"{kind} of run {run_uuid}: {error.brief}")
     try:
-        _remove_group(api, run_uuid, deadline)
+        _remove_group(api, run_uuid, ended, deadline)
     except OrchestratorError as error:
         left.append(f"security group {shared_name(run_uuid)}: {error.brief}")
     return tuple(left)
@@ -318,7 +323,7 @@ def _remove_volumes(api: Api, run_uuid: str, deadline: Deadline) -> None:
     persist(ask, "delete the disks", deadline=deadline, cancel=NEVER)
 
 
-def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
+def _remove_group(api: Api, run_uuid: str, ended: Collection[str], deadline: Deadline) -> None:
     doing, pause_s = "delete the security group", RELEASE_PAUSE_S
     while True:
         groups = persist(lambda: _groups(api, run_uuid), doing, deadline=deadline, cancel=NEVER)
@@ -327,11 +332,11 @@ def _remove_group(api: Api, run_uuid: str, deadline: Deadline) -> None:
         machines = persist(
             lambda: api.machines(run=run_uuid), doing, deadline=deadline, cancel=NEVER
         )
-        if any(machine.alive for machine in machines):
+        if any(machine.alive and machine.instance_id not in ended for machine in machines):
             return
         # Its network interfaces are released when the machines have ended, not before.
-        ended = all(machine.state == "terminated" for machine in machines)
-        if ended and all(_is_deleted(api, str(group["GroupId"])) for group in groups):
+        released = all(machine.state == "terminated" for machine in machines)
+        if released and all(_is_deleted(api, str(group["GroupId"])) for group in groups):
             return
         if deadline.passed:
             raise deadline.exceeded()
