@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from build_orchestrator.agent.errors import PackagerError
 from build_orchestrator.agent.errors import without_passwords as without_passwords
+from build_orchestrator.agent.signals import postponed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,21 +45,16 @@ def run(
         PackagerError: with ``code``, ``failed`` and the child's last words, when it does not end
             with 0 or cannot be started.
     """
+    child = None
     try:
-        child = subprocess.Popen(
-            argv,
-            env=None if env is None else dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with postponed():
+            child = _started(argv, env)
+        said = child.communicate()[0].decode(errors="replace")
     except OSError as error:
         raise PackagerError(code, failed, details=str(error), resolution=resolution) from error
-    try:
-        said = child.communicate()[0].decode(errors="replace")
     except BaseException:
-        _end(child)
+        if child is not None:
+            _end(child)
         raise
     if child.returncode != 0:
         command = " ".join(argv)
@@ -66,6 +62,17 @@ def run(
         words = f"status {child.returncode} from: {command}\n{last}"
         raise PackagerError(code, failed, details=words.strip(), resolution=resolution)
     return said
+
+
+def _started(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        argv,
+        env=None if env is None else dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -83,6 +90,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     finally:
         _tell(child, signal.SIGKILL)
         child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:

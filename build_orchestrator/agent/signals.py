@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import Any, Iterator, NoReturn
+from typing import Any, Iterator
 
 
 class Stopped(KeyboardInterrupt):
@@ -24,11 +24,11 @@ class Stopped(KeyboardInterrupt):
 def heard() -> Iterator[None]:
     """During the block, let signals raise Stopped that would end this process where it stands.
 
-    Who ignores one, as nohup does, goes on ignoring it.
+    Who ignores SIGHUP, as nohup does, wants the work to outlive the terminal.
     """
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    wanted = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
     previous = {each: signal.signal(each, _stop) for each in wanted}
     try:
         yield
@@ -37,5 +37,24 @@ def heard() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _stop(number: int, _: Any) -> NoReturn:
-    raise Stopped(number)
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """During the block a signal is only noted, and raises Stopped at its end: a child that is being
+    started must first be somebody's."""
+    _noted.append(0)
+    try:
+        yield
+    finally:
+        number = _noted.pop()
+        if number:
+            raise Stopped(number)
+
+
+_noted: list[int] = []
+"""The signal that has come during each block above that is going on, or 0."""
+
+
+def _stop(number: int, _: Any) -> None:
+    if not _noted:
+        raise Stopped(number)
+    _noted[-1] = number

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -27,6 +28,7 @@ from build_orchestrator.agent.config import load
 from build_orchestrator.agent.errors import Code, PackagerError, without_passwords
 from build_orchestrator.agent.installer import Installer, Sources
 from build_orchestrator.agent.packager import Options, Packager, create
+from build_orchestrator.agent.signals import Stopped, heard
 from build_orchestrator.cli import run as build
 
 CORE = """\
@@ -466,3 +468,19 @@ def test_a_signal_leaves_a_line_and_nothing_else(
     pids.unlink()
     assert (files(folder), list((folder / "tmp").iterdir())) == (before, [])
     assert not (folder / "cloudify").exists()
+
+
+def test_a_child_that_is_being_started_is_ended_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes before anybody knows of the child."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Slow(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    with heard(), pytest.raises(Stopped, match="stopped by SIGTERM"):
+        children.run(["sleep", "300"], code=1, failed="")
+    assert started[0].returncode in (-signal.SIGINT, -signal.SIGKILL)
