@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,23 +11,28 @@ import pytest
 from build_orchestrator.deadline import NEVER, Cancel, Deadline
 from build_orchestrator.errors import Interrupted
 from build_orchestrator.evidence import _read, judge
+from build_orchestrator.journal import HEARTBEAT
+from build_orchestrator.locks import try_lock
 from build_orchestrator.machine.contract import MachineRequest
 from build_orchestrator.machine.fake import FakeMachine, FakeProvider
 from build_orchestrator.model import Distro, Identity, Image, Size
 
-NAME = f"bo-{'e' * 32}-evidence_fake-1"
+RUN = uuid.uuid4().hex
+NAME = f"bo-{RUN}-evidence_fake-1"
+"""One for each process: machines are destroyed by name, whoever of this host has started them."""
 
 
 def request(folder: Path, **options: str) -> MachineRequest:
-    (folder / NAME).mkdir()
+    place = folder / "machines" / NAME
+    place.mkdir(parents=True)
     return MachineRequest(
         identity=Identity(
             provider="fake",
             name=NAME,
-            run_uuid="e" * 32,
+            run_uuid=RUN,
             target="evidence_fake",
             attempt=1,
-            folder=str(folder / NAME),
+            folder=str(place),
         ),
         distro=Distro(name="evidence", distribution="Debian", release="x"),
         image=Image(source="none", sha256="", disk=""),
@@ -46,6 +52,15 @@ def booted(folder: Path, **options: str) -> FakeMachine:
     )
 
 
+@pytest.fixture(autouse=True)
+def heartbeat(tmp_path: Path) -> Iterator[None]:
+    """Else any `build up` that is tested beside this would sweep the machine."""
+    held = try_lock(tmp_path / HEARTBEAT)
+    assert held is not None
+    yield
+    held.release()
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[FakeMachine]:
     made = booted(tmp_path)
@@ -58,7 +73,7 @@ def test_a_script_that_fails_in_a_healthy_machine_is_to_blame(
 ) -> None:
     """Nothing speaks for the environment, so the failure is the script's own."""
     verdict = judge(machine, 7, state_folder=tmp_path, cancel=NEVER)
-    assert (verdict.environment, verdict.rule) == (False, "script")
+    assert (verdict.environment, verdict.rule) == (False, "script"), verdict.explanation
 
 
 def test_75_is_the_scripts_word_for_it(machine: FakeMachine, tmp_path: Path) -> None:
