@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from build_orchestrator.model import Build, Plan, Target
 
 ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
-REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]")
 MOST_JOBS = 64
 """So many machines of AWS at once, unless --jobs says otherwise."""
 

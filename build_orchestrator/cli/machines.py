@@ -284,6 +284,11 @@ def sweep(
 
     from build_orchestrator.sweep import sweep as do_sweep
 
+    if (region or aws_endpoint) and not provider:
+        raise UsageError(
+            "--region and --aws-endpoint say where in AWS to look, and nobody asks for that",
+            resolution="Give --provider aws, too.",
+        )
     take_old_name(lambda text: say(text, err=True))
     cloud = cloud_of(configuration_or_none(ctx), aws_endpoint or "", region) if provider else None
     unasked: list[OrchestratorError] = []

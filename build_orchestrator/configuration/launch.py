@@ -41,7 +41,7 @@ class LaunchRow:
     region: str = entry(
         "The region.",
         default="",
-        pattern="[a-z]{2}(-[a-z]+)+-[0-9]",
+        pattern="[a-z]{2,4}(-[a-z]+)+-[0-9]",
         wanted="a region such as eu-west-1",
         without="`AWS_REGION`, `AWS_DEFAULT_REGION`, or the profile's",
     )
@@ -57,7 +57,7 @@ class LaunchRow:
         "Availability zones, all of the region.",
         default=(),
         filled=True,
-        pattern="[a-z]{2}(-[a-z0-9]+)+",
+        pattern="[a-z]{2,4}(-[a-z0-9]+)+",
         wanted="a zone such as eu-west-1a",
         without="AWS chooses",
     )

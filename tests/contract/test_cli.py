@@ -86,10 +86,20 @@ def test_zones_must_be_of_the_region_that_this_host_means(project: Project) -> N
     path.write_text(yaml.safe_dump(content))
     name = "debian_bookworm_aws"
     assert project.build("plan", name, AWS_REGION="eu-west-1").status == 0
+    done = project.build("plan", name, AWS_REGION="eusc-de-east-1")
+    assert "are not of region eusc-de-east-1" in done.stderr
     done = project.build("up", name, AWS_REGION="us-east-1")
     assert done.status == 2, done.words
     assert f"launch.zones of {name} are not of region us-east-1" in done.stderr
     assert project.runs == []
+
+
+def test_a_sweep_that_is_told_where_in_aws_to_look_looks_there(project: Project) -> None:
+    """Nobody shall read that nothing was left behind of a place that was not asked."""
+    for option, value in (("--region", "eu-west-1"), ("--aws-endpoint", "http://127.0.0.1:1")):
+        done = project.build("sweep", "--dry-run", option, value)
+        assert done.status == 2, done.words
+        assert "Give --provider aws, too." in done.stderr
 
 
 def test_nothing_over_the_budget_is_started(project: Project) -> None:
