@@ -406,6 +406,23 @@ def test_what_a_run_shares_lives_without_a_machine_of_ours(monkeypatch: pytest.M
     assert [each.name for each in threading.enumerate() if each.name == "ec2"] == []
 
 
+def test_who_asks_at_the_same_time_asks_once() -> None:
+    """When many scripts fail, or the network does, every machine is looked for at one moment: AWS
+    would throttle so many questions, and one answer tells of all machines."""
+    asked = []
+
+    def machines(**_: str) -> list[launch.Seen]:
+        asked.append(1)
+        time.sleep(0.3)
+        return []
+
+    api: Any = SimpleNamespace(machines=machines)
+    watch = Watch(api, RUN)
+    with ThreadPoolExecutor(50) as pool:
+        list(pool.map(lambda _: watch.ask(), range(50)))
+    assert 2 <= len(asked) < 10, "those who came during the first one want a newer answer"
+
+
 def test_a_group_without_machines_stands_for_its_run() -> None:
     """What a run's machines shared is found when none of them is left, and not before."""
     group = {"Tags": launch.tag_list({launch.RUN: RUN})}

@@ -40,6 +40,8 @@ class Watch:
         self._api = api
         self._run_uuid = run_uuid
         self._changed = threading.Condition()
+        self._asking = threading.Lock()
+        self._began_at = 0.0
         self._seen: dict[str, Seen] = {}
         self._missed: dict[str, int] = {}
         self._watched: dict[str, Died] = {}
@@ -147,21 +149,31 @@ class Watch:
             self._beat()
 
     def ask(self) -> None:
-        """Ask now. Where there is no answer, what was known stays."""
+        """Ask now, once for all who want to know at this moment. Where there is no answer, what was
+        known stays."""
+        wanted_at = time.monotonic()
+        with self._asking:
+            if self._began_at > wanted_at:
+                return  # Somebody has asked since.
+            self._began_at = time.monotonic()
+            dead = self._ask()
+        for died, machine in dead:
+            died(machine)
+
+    def _ask(self) -> list[tuple[Died, Seen]]:
         # Whatever goes wrong here: the thread lives on, and asks again.
         try:
             machines = self._api.machines(run=self._run_uuid)
             self.failure = ""
         except Exception as error:  # noqa: BLE001
             self.failure = str(error)
-            return
+            return []
         finally:
             self._asked_at = time.monotonic()
         with self._changed:
             dead = self._take(machines)
             self._changed.notify_all()
-        for died, machine in dead:
-            died(machine)
+        return dead
 
     def _take(self, machines: list[Seen]) -> list[tuple[Died, Seen]]:
         import dataclasses
