@@ -42,6 +42,7 @@ from build_orchestrator.machine.ec2.launch import (
 )
 from build_orchestrator.machine.ec2.machine import Ec2Machine
 from build_orchestrator.machine.ec2.shared import (
+    await_shown,
     make_shared,
     remove_shared,
     still_alive,
@@ -65,6 +66,8 @@ class _Ground:
     run_uuid: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     shared: dict[tuple[Way, tuple[str, ...]], Shared] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
+    """The ids of what they share."""
     kept: set[str] = field(default_factory=set)
     """Names of the machines that outlive the run because somebody wants it."""
 
@@ -207,6 +210,7 @@ class Ec2Provider:
                 ground.shared[wanted], ids = make_shared(
                     ground.api, purpose, options, way, key, deadline=deadline, cancel=cancel
                 )
+                ground.made.update(ids)
                 ground.watch.beat_for(*ids)
             return ground.shared[wanted]
 
@@ -221,5 +225,6 @@ def _left(ground: _Ground, deadline: Deadline) -> list[Left]:
                 text = f"{seen.name} ({seen.instance_id}, {api.region}) is {seen.state}"
                 target = seen.tags.get(TARGET, machine.target)  # A bake's machine is called -bake.
                 left.append(Left(text=text, machine=machine, target=target))
+    await_shown(api, ground.run_uuid, ground.made, deadline=deadline)
     texts = remove_shared(api, ground.run_uuid, deadline=deadline)
     return left + [Left(text=f"{text} ({api.region})") for text in texts]

@@ -270,6 +270,22 @@ def still_alive(
         NEVER.sleep(min(RELEASE_PAUSE_S, until.remaining_s))
 
 
+def await_shown(api: Api, run_uuid: str, made: Collection[str], *, deadline: Deadline) -> None:
+    """Wait until AWS shows what a run has made, for it is looked for before it is removed; no
+    longer than its answers may be behind.
+
+    Args:
+        made: ids of key pairs and groups.
+    """
+    until = Deadline(deadline.stage, min(BEHIND_S, deadline.remaining_s))
+    while made and not until.passed:
+        with contextlib.suppress(*raised()):  # Removing says the same, and is told.
+            pairs, groups = _key_pairs(api, f"tag:{RUN}", run_uuid), _groups(api, run_uuid)
+            if {*made} <= {pair["KeyPairId"] for pair in pairs} | {g["GroupId"] for g in groups}:
+                return
+        NEVER.sleep(min(RELEASE_PAUSE_S, until.remaining_s))
+
+
 def remove_shared(
     api: Api, run_uuid: str, ended: Collection[str] = (), *, deadline: Deadline
 ) -> tuple[str, ...]:
