@@ -234,6 +234,33 @@ def test_a_page_that_aws_has_not_written_is_no_answer(monkeypatch: pytest.Monkey
     assert ec2.console("i-1") == ""
 
 
+def test_many_launches_at_once_wait_for_what_an_image_starts_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """AWS throttles it, as all else: that costs nobody an attempt."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a")
+    monkeypatch.setattr("build_orchestrator.machine.ec2.api.ATTEMPTS", 1)
+    image = "<item><imageId>ami-1</imageId><rootDeviceName>/dev/sda1</rootDeviceName></item>"
+    error = "<Errors><Error><Code>RequestLimitExceeded</Code></Error></Errors>"
+    shown = f"<A><imagesSet>{image}</imagesSet></A>"
+    answers = iter([(503, f"<Response>{error}</Response>"), (200, shown)])
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        status, text = next(answers)
+        headers: Any = HeadersDict({})
+        said = SimpleNamespace(stream=lambda: [text.encode()])
+        return AWSResponse(request.url, status, headers, said)
+
+    api = Ec2Api("eu-west-1", "http://127.0.0.1:1")
+    api.ec2.meta.events.register("before-send", answer)
+    one: Any = MagicMock(request=request(), api=api, deadline=Deadline("boot", 20), cancel=NEVER)
+    one.shared.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        boot.Boot.go(one)
+    assert api.root_of("ami-1").device == "/dev/sda1"
+
+
 def host_key(kind: str, *fields: bytes) -> str:
     """A public key of this kind, as ssh writes it."""
     content = b"".join(len(each).to_bytes(4, "big") + each for each in (kind.encode(), *fields))

@@ -184,12 +184,10 @@ class Api:
     def root_of(self, ami: str) -> Root:
         """The disk that an image starts from; asked once.
 
-        Raises:
-            EnvironmentFailure: there is no such image.
+        Raises what botocore raises, and EnvironmentFailure where there is no such image.
         """
         if ami not in self._roots:
-            with asking(f"image {ami}"):
-                images = self.ec2.describe_images(ImageIds=[ami]).get("Images", [])
+            images = self.ec2.describe_images(ImageIds=[ami]).get("Images", [])
             if not images:
                 raise EnvironmentFailure(
                     f"image {ami}: {self.region} has none of this id",

@@ -90,7 +90,13 @@ class Boot:
         """
         self._journalled_at = time.time()
         try:
-            root = self.api.root_of(self.request.image.disk)
+            ami = self.request.image.disk
+            root = persist(
+                lambda: self.api.root_of(ami),
+                f"image {ami}",
+                deadline=self.deadline,
+                cancel=self.cancel,
+            )
             shared = self.shared(self.deadline, self.cancel)
             now = self.api.now()
             self._limit_at = now + self.request.limit_s
