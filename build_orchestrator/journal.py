@@ -75,6 +75,9 @@ class Journal:
         heartbeat = try_lock(self.state / HEARTBEAT)
         assert heartbeat is not None, "the uuid is ours alone"
         self._heartbeat: Lock = heartbeat
+        self.is_needed = False
+        """Whether something is left that is no machine: that the heartbeat is free tells a sweep
+        that it is nobody's any more."""
         self._write("run", folder=str(run_folder))
 
     def folder_for(self, name: str) -> Path:
@@ -107,7 +110,7 @@ class Journal:
 
         Where nothing is, the state folder of the run is not needed any more.
         """
-        if all(entry.gone for entry in read(self.state / JOURNAL)):
+        if not self.is_needed and all(entry.gone for entry in read(self.state / JOURNAL)):
             shutil.rmtree(self.state, ignore_errors=True)
         self._heartbeat.release()
 

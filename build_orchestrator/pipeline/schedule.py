@@ -109,6 +109,7 @@ def _close_providers(run: Run) -> dict[str, Left]:
             for left in provider.close(deadline=Deadline(Stage.DESTROY, limit_s)):
                 again = f"`build sweep --provider {name}` removes it"
                 run.observer(events.Warned(text=f"{left.text}; {again}"))
+                run.journal.is_needed = True
                 if left.machine:
                     alive[left.target] = left
                     with contextlib.suppress(OSError):  # Then only a sweep of all finds it.

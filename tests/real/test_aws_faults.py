@@ -295,6 +295,19 @@ def test_a_region_that_says_no_keeps_nobody_from_the_others(
     assert project.server.left() == []
 
 
+def test_what_a_run_could_not_remove_is_swept_as_soon_as_somebody_does(
+    project: AwsProject,
+) -> None:
+    """Its tag is young, and its run is over all the same. That is told, and no failure."""
+    project.server.fault("DeleteKeyPair", "OperationNotPermitted")
+    ends(project, 0, launched=1, left=True)
+    assert len(project.server.left()) == 1
+    swept = project.at_standin("sweep", "--provider", "aws")
+    assert swept.status == 0, swept.words
+    assert project.server.left() == []
+    project.assert_nothing_left()
+
+
 def test_what_a_run_shared_that_was_killed_at_its_end_is_swept(project: AwsProject) -> None:
     """Its machine is gone, and says so; its group is still in use, and has a young tag. A sweep of
     this host alone, as each `build up` begins with, asks AWS nothing, and forgets no one."""
