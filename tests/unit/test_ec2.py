@@ -433,6 +433,25 @@ def test_what_a_run_shares_lives_without_a_machine_of_ours(monkeypatch: pytest.M
     assert [each.name for each in threading.enumerate() if each.name == "ec2"] == []
 
 
+def test_whoever_waits_in_vain_hears_why() -> None:
+    """A subnet may give no public address, and a policy no console: neither looks like a machine
+    that is slow."""
+    running = shown(f"bo-{RUN}-a_aws-1")
+    api: Any = SimpleNamespace(machines=lambda **_: [running])
+    watch = Watch(api, RUN)
+    watch.ask()
+    with pytest.raises(DeadlineExceeded, match=r"boot") as raised:
+        watch.wait(running.name, lambda _: False, deadline=Deadline("boot", 0), cancel=NEVER)
+    assert "running, public address: none" in raised.value.details
+    refusing: Any = MagicMock()
+    refusing.ec2.get_console_output.side_effect = refused("UnauthorizedOperation", 403)
+    assert Ec2Api.console(refusing, "i-1") == ""
+    one: Any = MagicMock(api=refusing, deadline=Deadline("boot", 0))
+    with pytest.raises(DeadlineExceeded) as raised:
+        boot.Boot._awaited(one, MagicMock(), lambda: "", "its console")
+    assert "its console; AWS refuses to show it with UnauthorizedOp" in raised.value.details
+
+
 def test_who_asks_at_the_same_time_asks_once() -> None:
     """When many scripts fail, or the network does, every machine is looked for at one moment: AWS
     would throttle so many questions, and one answer tells of all machines."""

@@ -14,6 +14,7 @@ from build_orchestrator.errors import EnvironmentFailure, HostNotReady
 from build_orchestrator.machine.ec2.errors import (
     CREDENTIALS,
     Meaning,
+    code_of,
     explained,
     meaning_of,
     raised,
@@ -116,6 +117,8 @@ class Api:
         self.once = self._client("ec2", 1)
         self.told_to_end: set[str] = set()
         """The ids of machines that AWS has said it ends; it may show them alive a little longer."""
+        self.console_refused = ""
+        """With which code AWS would not show a console when it was last asked."""
         self._ahead_s = 0.0
         self._roots: dict[str, Root] = {}
         self._architectures: dict[str, tuple[str, ...]] = {}
@@ -218,8 +221,12 @@ class Api:
     def console(self, instance_id: str) -> str:
         """What a machine has printed so far; empty where AWS has nothing yet, or will not say."""
         for latest in (True, False):  # Only newer machines have the latest.
-            with contextlib.suppress(*raised()):
+            try:
                 answer = self.ec2.get_console_output(InstanceId=instance_id, Latest=latest)
-                text = answer.get("Output") or ""
-                return text if isinstance(text, str) else text.decode(errors="replace")
+            except raised() as error:
+                self.console_refused = code_of(error)
+                continue
+            self.console_refused = ""
+            text = answer.get("Output") or ""
+            return text if isinstance(text, str) else text.decode(errors="replace")
         return ""

@@ -253,6 +253,8 @@ class Boot:
         while not (found := ask()):
             machine.check_seems_alive()
             if self.deadline.remaining_s < pause_s:
+                if code := self.api.console_refused:
+                    what = f"{what}; AWS refuses to show it with {code}"
                 raise DeadlineExceeded(self.deadline.stage, self.deadline.limit_s, what)
             self.cancel.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_CONSOLE_PAUSE_S)

@@ -128,7 +128,10 @@ class Watch:
 
     def _last_words(self, name: str) -> str:
         machine = self.last(name)
-        return self.failure or (machine.state if machine else "nothing")
+        if self.failure or machine is None:
+            return self.failure or "nothing"
+        has = machine.public_address or "none"  # Not every subnet gives one.
+        return f"{machine.state}, public address: {has}"
 
     def _watch(self) -> None:
         while True:
