@@ -45,8 +45,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 RELEASE_PAUSE_S = 0.5
 LONGEST_RELEASE_PAUSE_S = 5.0
-BEHIND_S = 5.0
-"""For so long AWS may show alive what it has been told to end."""
+BEHIND_S = 15.0
+"""For so long AWS may show alive what it has been told to end, or not what it has made. Waited for
+only where that is so."""
 
 _making_key = threading.Lock()
 """Every region of a run has the same keys, and asks for them at the same time."""
