@@ -71,7 +71,7 @@ class Boot:
     cancel: Cancel
     identified: Identified
     notify: Notify
-    kept: Callable[[], None]
+    outlives: Callable[[], None]
     _machine: Ec2Machine | None = None
     _unanswered: bool = False
     _intended_at: float = 0.0
@@ -203,7 +203,7 @@ class Boot:
             watch=self.watch,
             console=self.request.console,
             limit_at=self._limit_at,
-            kept=self.kept,
+            outlives=self.outlives,
         )
 
     # --- until it answers -----------------------------------------------------------------------

@@ -57,13 +57,13 @@ class Ec2Machine:
         watch: Watch | None = None,
         console: Path | None = None,
         limit_at: float = 0.0,
-        kept: Callable[[], None] = lambda: None,
+        outlives: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             console: where its console is kept.
             limit_at: when it ends itself, by AWS's clock.
-            kept: called when the machine is released, and outlives this process.
+            outlives: called where it will outlive this process: it is kept, or would not end.
         """
         self.identity = identity
         self.host_key = "unknown"
@@ -72,7 +72,7 @@ class Ec2Machine:
         self.watch = watch
         self._console = console
         self._limit_at = limit_at
-        self._kept = kept
+        self._outlives = outlives
         self._ended: Seen | None = None
         self._is_gone = False
 
@@ -191,7 +191,7 @@ class Ec2Machine:
                     deadline=Deadline("keep", KEPT_S),
                     cancel=NEVER,
                 )
-            self._kept()
+            self._outlives()
 
     # --- its end --------------------------------------------------------------------------------
 
@@ -271,6 +271,7 @@ class Ec2Machine:
         self.api.told_to_end.add(instance_id)
 
     def _leaked(self, why: str, details: str) -> MachineLeaked:
+        self._outlives()
         known = self.instance_id or "not known to AWS yet"
         return MachineLeaked(
             f"{self.identity.name} ({known}, {self.api.region}) may still be alive: {why}",

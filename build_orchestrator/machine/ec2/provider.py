@@ -68,8 +68,8 @@ class _Ground:
     shared: dict[tuple[Way, tuple[str, ...]], Shared] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
     """The ids of what they share."""
-    kept: set[str] = field(default_factory=set)
-    """Names of the machines that outlive the run because somebody wants it."""
+    outliving: set[str] = field(default_factory=set)
+    """Names of the machines of which a row says that they outlive the run: kept, or leaked."""
 
 
 class Ec2Provider:
@@ -125,7 +125,7 @@ class Ec2Provider:
             cancel=cancel,
             identified=identified,
             notify=self._notify,
-            kept=lambda: ground.kept.add(request.identity.name),
+            outlives=lambda: ground.outliving.add(request.identity.name),
         ).go()
 
     def share(
@@ -216,11 +216,11 @@ class Ec2Provider:
 
 
 def _left(ground: _Ground, deadline: Deadline) -> list[Left]:
-    """What is left of a run whose machines have ended, but for those that somebody keeps."""
+    """What is left of a run whose machines have ended, but for those of which its rows tell."""
     api = ground.api
     left: list[Left] = []
     with contextlib.suppress(OrchestratorError):  # Removing says the same, and is told.
-        for seen in still_alive(api, ground.run_uuid, ground.kept, deadline=deadline):
+        for seen in still_alive(api, ground.run_uuid, ground.outliving, deadline=deadline):
             if machine := leftovers.identified(api, seen):
                 text = f"{seen.name} ({seen.instance_id}, {api.region}) is {seen.state}"
                 target = seen.tags.get(TARGET, machine.target)  # A bake's machine is called -bake.
