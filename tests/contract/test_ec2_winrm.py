@@ -123,7 +123,7 @@ def bench(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             cancel=NEVER,
             identified=lambda _: None,
             notify=silent,
-            kept=lambda: None,
+            outlives=lambda: None,
         )
         machine = Ec2Machine(identity, known, connection, console=console)
         yield Bench(server, api, boot, machine, connection)

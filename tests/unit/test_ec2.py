@@ -530,7 +530,7 @@ def test_a_launch_that_is_asked_for_late_is_waited_for_as_long(
             cancel=NEVER,
             identified=known.identify,
             notify=silent,
-            kept=lambda: None,
+            outlives=lambda: None,
         )
         one._journalled_at = time.time() - waited_s
         with pytest.raises(KeyboardInterrupt):
@@ -622,10 +622,11 @@ def test_a_run_that_talks_in_two_ways_has_one_group_and_both_keys(tmp_path: Path
     for communicator, key in (("ssh", "ed25519"), ("winrm", "rsa"), ("ssh", "ed25519")):
         way = launch.way_of(request().distro, communicator, {})
         place = shared.user_key(tmp_path / "runs/bo/machine", way.key_kind)
-        made, ids = shared.make_shared(api, purpose, {}, way, place, **ground)  # type: ignore[arg-type]
+        ids: list[str] = []
+        made = shared.make_shared(api, purpose, {}, way, place, ids.append, **ground)  # type: ignore[arg-type]
         assert place.name == f"id_{key}"
         assert (made.key_name, made.group_id) == (launch.key_name(RUN, way), f"sg-bo-{RUN}")
-        assert ids == (made.key_name, made.group_id)
+        assert ids == [made.key_name, made.group_id]
     kinds = {name: content.split()[0] for name, content in account.keys.items()}
     assert kinds == {f"bo-{RUN}": b"ssh-ed25519", f"bo-{RUN}-rsa": b"ssh-rsa"}
     rsa: Any = load_ssh_public_key(account.keys[f"bo-{RUN}-rsa"])
@@ -705,6 +706,13 @@ def test_each_target_has_the_group_that_its_own_row_asks_for(
     account.behind = 3
     assert aws.close(deadline=Deadline("destroy", 20)) == ()
     assert (account.groups, account.keys) == ([], {}), "though AWS did not show them at first"
+    monkeypatch.setattr(account, "create_security_group", MagicMock(side_effect=Interrupted(2)))
+    with pytest.raises(Interrupted):
+        group()
+    assert account.keys
+    account.behind = 3
+    assert aws.close(deadline=Deadline("destroy", 20)) == ()
+    assert not account.keys, "nor what was made before somebody asked to stop"
 
 
 def test_nothing_is_asked_for_once_somebody_has_asked_to_stop(

@@ -71,6 +71,11 @@ class _Ground:
     outliving: set[str] = field(default_factory=set)
     """Names of the machines of which a row says that they outlive the run: kept, or leaked."""
 
+    def note_made(self, name: str) -> None:
+        """Remember the id of something that they share, and renew its heartbeat."""
+        self.made.add(name)
+        self.watch.beat_for(name)
+
 
 class Ec2Provider:
     """Launches machines in AWS."""
@@ -207,11 +212,16 @@ class Ec2Provider:
                 cancel.check()
                 deadline.check()
                 key = user_key(folder, way.key_kind)
-                ground.shared[wanted], ids = make_shared(
-                    ground.api, purpose, options, way, key, deadline=deadline, cancel=cancel
+                ground.shared[wanted] = make_shared(
+                    ground.api,
+                    purpose,
+                    options,
+                    way,
+                    key,
+                    ground.note_made,
+                    deadline=deadline,
+                    cancel=cancel,
                 )
-                ground.made.update(ids)
-                ground.watch.beat_for(*ids)
             return ground.shared[wanted]
 
 

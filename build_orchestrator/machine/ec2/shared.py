@@ -11,7 +11,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,14 +64,18 @@ def make_shared(
     options: Mapping[str, str],
     way: Way,
     key: Path,
+    made: Callable[[str], None],
     *,
     deadline: Deadline,
     cancel: Cancel,
-) -> tuple[Shared, tuple[str, ...]]:
-    """Make the run's key pair and security group; return them, and the ids of what was made.
+) -> Shared:
+    """Make the run's key pair and security group.
 
     What is there already is found by its name, and used: a group for another way of talking, or
     what an earlier answer was lost of.
+
+    Args:
+        made: hears the id of each as soon as it is there, whatever comes of the other.
 
     Raises:
         EnvironmentFailure: AWS will not have them, or the caller's address is not known.
@@ -79,10 +83,9 @@ def make_shared(
     if own := options.get("security_group_id", ""):
         _check_group(api, own, deadline, cancel)
     public, name = _public_key(key, way, deadline), key_name(purpose.run_uuid, way)
-    key_id = _import_key(api, purpose, name, public, deadline, cancel)
-    group = own or _make_group(api, purpose, options, way.port, deadline, cancel)
-    shared = Shared(key_name=name, group_id=group, public_key=public)
-    return shared, (key_id,) if own else (key_id, group)
+    made(_import_key(api, purpose, name, public, deadline, cancel))
+    group = own or _make_group(api, purpose, options, way.port, made, deadline, cancel)
+    return Shared(key_name=name, group_id=group, public_key=public)
 
 
 def _check_group(api: Api, group_id: str, deadline: Deadline, cancel: Cancel) -> None:
@@ -142,6 +145,7 @@ def _make_group(
     purpose: Purpose,
     options: Mapping[str, str],
     port: int,
+    made: Callable[[str], None],
     deadline: Deadline,
     cancel: Cancel,
 ) -> str:
@@ -163,6 +167,7 @@ def _make_group(
         return str(answer["GroupId"])
 
     group_id = persist(make, doing, deadline=deadline, cancel=cancel)
+    made(group_id)
 
     def open_port() -> None:
         try:
