@@ -43,6 +43,7 @@ class Api:
     region: str = "eu-west-1"
     consoles: int = 0
     passwords: int = 0
+    console_refused: str = ""
     ec2: Any = field(init=False)
 
     def __post_init__(self) -> None:
