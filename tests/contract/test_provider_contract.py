@@ -34,7 +34,6 @@ from build_orchestrator.model import Identity
 from tests.contract.machines import (
     KINDS,
     LOCAL_KINDS,
-    OWN_KINDS,
     VAGRANT_KINDS,
     WARM_KINDS,
     Supply,
@@ -90,13 +89,6 @@ def supply(request: pytest.FixtureRequest) -> Iterator[Supply]:
 @pytest.fixture(scope="module", params=KINDS)
 def any_supply(request: pytest.FixtureRequest) -> Iterator[Supply]:
     """The same, for what a cold start does in its own way."""
-    with supplied(request.param, request) as supply:
-        yield supply
-
-
-@pytest.fixture(scope="module", params=OWN_KINDS)
-def own_supply(request: pytest.FixtureRequest) -> Iterator[Supply]:
-    """Those that start in seconds, cold starts included."""
     with supplied(request.param, request) as supply:
         yield supply
 
@@ -264,15 +256,15 @@ def test_two_machines_are_two(supply: Supply) -> None:
 
 
 # Through Vagrant: test_a_machine_of_vagrants_ends_as_promised.
-def test_destroying_leaves_nothing_and_may_be_done_again(own_supply: Supply) -> None:
+def test_destroying_leaves_nothing_and_may_be_done_again(supply: Supply) -> None:
     """No process, no folder, no name; a second time is harmless."""
-    request = own_supply.request()
-    machine = own_supply.boot(request)
-    assert names(own_supply) == [request.identity.name]
+    request = supply.request()
+    machine = supply.boot(request)
+    assert names(supply) == [request.identity.name]
     machine.destroy(deadline=soon())
     nothing_left(request)
     assert not machine.alive()
-    assert names(own_supply) == []
+    assert names(supply) == []
     machine.destroy(deadline=soon())
 
 

@@ -119,7 +119,7 @@ def test_variables_arrive_as_they_are(machine: Machine) -> None:
     shown = "\n".join(f"set {name}" for name in VALUES)
     status, lines = machine.run(f"{shown}\nmore\necho told>&2", **VALUES)
 
-    assert status == 0
+    assert status == 0, lines
     assert lines == [*(f"{name}={value}" for name, value in VALUES.items()), "told"]
     home = next(each for each in (machine.drive / "users").iterdir() if each.name != "Public")
     scripts = b"".join(path.read_bytes() for path in home.glob("*.bat"))
