@@ -32,6 +32,7 @@ from build_orchestrator.image.lock import known_images, write_baked
 from build_orchestrator.inputs import key_of
 from build_orchestrator.machine import PROVIDERS
 from build_orchestrator.machine.ec2 import images as ec2_images
+from build_orchestrator.machine.ec2 import launch
 from build_orchestrator.machine.fake import FakeProvider
 from build_orchestrator.model import Image
 from build_orchestrator.render.packerfile import (
@@ -193,6 +194,14 @@ def test_who_has_only_packer_is_shown_the_parameter_that_names_an_image(project:
     assert content["variables"]["source_ami"] == name
     (cloud, *_) = (each for each in content["builders"] if each["type"] == "amazon-ebs")
     assert "source_ami_filter" not in cloud
+
+
+def test_what_a_killed_packer_leaves_in_aws_says_whose_it_is(project: Project) -> None:
+    """Its machine and its disk, which a sweep finds by the run's tag alone."""
+    builders = content_of(project)["builders"]
+    (cloud, *_) = (each for each in builders if each["type"] == "amazon-ebs")
+    assert cloud["run_volume_tags"] == cloud["run_tags"]
+    assert {launch.RUN, launch.TARGET, launch.EXPIRES_AT} < cloud["run_tags"].keys()
 
 
 def test_a_value_can_break_neither_json_nor_packer(project: Project) -> None:
