@@ -118,10 +118,8 @@ class IndexDoesNotAnswer(Exception):
 
 
 def wine() -> str:
-    """The program."""
-    found = shutil.which("wine64", path=f"{os.environ['PATH']}{os.pathsep}{WINE_FOLDER}")
-    assert found is not None, "tests ask for it with require()"
-    return found
+    """The program; tests ask for it with require()."""
+    return str(Path(__file__).with_name("wine"))
 
 
 def environment(prefix: Path) -> dict[str, str]:
@@ -156,7 +154,9 @@ def make_prefix(prefix: Path, python: Path | None = None) -> Path:
 
 def end(prefix: Path) -> None:
     """End what runs in it, and wait until its registry is written."""
-    server = Path(wine()).with_name("wineserver")
+    path = f"{os.environ['PATH']}{os.pathsep}{WINE_FOLDER}"
+    server = shutil.which("wineserver", path=path)
+    assert server is not None, "it comes with Wine"
     subprocess.run([server, "-k"], env=environment(prefix), check=False)
     subprocess.run([server, "-w"], env=environment(prefix), check=False)
 
