@@ -8,6 +8,9 @@ import time
 
 from build_orchestrator.errors import DeadlineExceeded, Interrupted
 
+URGENT_S = 5.0
+"""How long teardown may take after a second signal."""
+
 
 class Deadline:
     """The end of a stage: created once, handed down, asked for what remains."""
@@ -71,6 +74,10 @@ class Cancel:
     @property
     def is_set(self) -> bool:
         return self._is_set
+
+    def teardown_s(self, limit_s: float) -> float:
+        """How long teardown with this limit may take: after a second signal no grace is left."""
+        return min(limit_s, URGENT_S) if self.urgent else limit_s
 
     def check(self) -> None:
         """Raise Interrupted once somebody asked to stop."""

@@ -198,10 +198,10 @@ def _check_launch(
         return
     if launch.subnet_id and launch.zones:
         findings.add((*place, "zones"), "a subnet has its own zone; give one or the other")
+    region = launch.region or general.region
     for position, zone in enumerate(launch.zones):
-        if not zone.startswith(launch.region or general.region):
-            message = f"is not a zone of {launch.region or general.region}"
-            findings.add((*place, "zones", position), f"{zone} {message}")
+        if not zone.startswith(region):
+            findings.add((*place, "zones", position), f"{zone} is not a zone of {region}")
     if launch.host_key == "first-use" and launch.address != "private":
         message = "first-use goes with address: private; anybody may answer for a public one"
         findings.add((*place, "host_key"), message)

@@ -36,9 +36,6 @@ from build_orchestrator.provision import (
 )
 from build_orchestrator.render import environment_file
 
-URGENT_S = 5.0
-"""How long teardown may take after a second signal."""
-
 PARTIAL_S = 60.0
 """How long we try to save what a failed script left."""
 
@@ -140,9 +137,7 @@ class Attempt:
         run, record = self._run, self._record
         if not (self._is_kept(failed) and self._keep(machine)):
             where_it_failed = record.stage
-            limit_s = self._limits.destroy_s
-            if run.cancel.urgent:  # A second signal: no graces any more.
-                limit_s = min(limit_s, URGENT_S)
+            limit_s = run.cancel.teardown_s(self._limits.destroy_s)
             with record.during(Stage.DESTROY, limit_s, "the machine to be gone") as deadline:
                 destroy(run, record, machine, deadline)
             if failed:

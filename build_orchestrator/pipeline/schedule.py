@@ -27,7 +27,6 @@ from build_orchestrator.model import (
     Stage,
 )
 from build_orchestrator.pipeline.at_once import at_once
-from build_orchestrator.pipeline.attempt import URGENT_S
 from build_orchestrator.pipeline.bake import bake_target, inputs_of_bake
 from build_orchestrator.pipeline.build import broken, not_started
 from build_orchestrator.pipeline.images import base_images, resolve_images
@@ -105,7 +104,7 @@ def _close_providers(run: Run) -> dict[str, Left]:
     for name in dict.fromkeys(build.target.provider for build in run.plan.builds):
         provider = run.provider(name)
         if isinstance(provider, Shares):
-            limit_s = URGENT_S if run.cancel.urgent else CLOSE_S
+            limit_s = run.cancel.teardown_s(CLOSE_S)
             for left in provider.close(deadline=Deadline(Stage.DESTROY, limit_s)):
                 again = f"`build sweep --provider {name}` removes it"
                 run.observer(events.Warned(text=f"{left.text}; {again}"))

@@ -76,6 +76,7 @@ def test_only_a_second_signal_is_urgent(signals: list[int], signum: int, urgent:
     for number in signals:
         cancel.set(number)
     assert (cancel.signum, cancel.urgent, cancel.is_set) == (signum, urgent, bool(signals))
+    assert (cancel.teardown_s(60), cancel.teardown_s(2)) == (5 if urgent else 60, 2)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,6 @@ from build_orchestrator.transport.windows import WindowsSsh
 from build_orchestrator.transport.winrm import Winrm
 
 DESTROY_S = 60.0
-URGENT_S = 5.0
-"""The same after a second signal."""
 JOURNAL_S = 10.0
 """So old may be what the journal says when AWS is asked for a machine."""
 KNOCK_S = 3.0
@@ -124,8 +122,7 @@ class Boot:
         if not isinstance(error, Interrupted):
             machine.save_console()
         try:
-            limit_s = URGENT_S if self.cancel.urgent else DESTROY_S
-            machine.destroy(deadline=Deadline("destroy", limit_s))
+            machine.destroy(deadline=Deadline("destroy", self.cancel.teardown_s(DESTROY_S)))
         except MachineLeaked as leaked:
             leaked.details = f"{leaked.details}\nBefore that: {error}".strip()
             raise leaked from error

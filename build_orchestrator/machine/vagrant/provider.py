@@ -41,7 +41,6 @@ from build_orchestrator.transport.ssh import Ssh
 from build_orchestrator.transport.windows import WindowsSsh
 
 DESTROY_S = 60.0
-URGENT_S = 5.0
 TOOLS_S = 15.0
 """What is left for the provider's own tools, however long Vagrant takes."""
 TRIES = 5
@@ -216,8 +215,7 @@ class VagrantProvider:
             _connect(machine, max(left_s, LEAST_LIMIT_S), deadline, cancel)
             return machine
         except BaseException:
-            limit_s = URGENT_S if cancel.urgent else DESTROY_S
-            machine.destroy(deadline=Deadline("destroy", limit_s))
+            machine.destroy(deadline=Deadline("destroy", cancel.teardown_s(DESTROY_S)))
             raise
 
     def adopt(self, identity: Identity) -> VagrantMachine:
